@@ -1,0 +1,67 @@
+"""Errors that say what was given, what is allowed, and the one line that mends it.
+
+Every error a user can cause derives from `RetrogradeError` and from the built-in class (`ValueError`, `TypeError`,
+`ImportError`) that code which does not know this library would catch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class RetrogradeError(Exception):
+    """A user's mistake in three parts: what was `given`, what is `allowed`, and the line that `mend`s it."""
+
+    def __init__(self, given: str, allowed: str, mend: str) -> None:
+        super().__init__(f"{given}\n  allowed: {allowed}\n  mend: {mend}")
+        self.given = given
+        self.allowed = allowed
+        self.mend = mend
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Worker processes send errors home pickled; the default would rebuild them from the one joined message.
+        return _rebuild, (type(self), self.given, self.allowed, self.mend)
+
+
+def _rebuild(cls: type[RetrogradeError], given: str, allowed: str, mend: str) -> RetrogradeError:
+    error = cls.__new__(cls)
+    RetrogradeError.__init__(error, given, allowed, mend)
+    return error
+
+
+class PlanError(RetrogradeError, ValueError):
+    """A table that breaks a law of plans, or that does not fit the denoiser or path it is used with."""
+
+
+class ShapeError(RetrogradeError, ValueError):
+    """A tensor whose shape is not the one the formula needs."""
+
+
+class BadValue(RetrogradeError, ValueError):
+    """An argument outside its range."""
+
+
+class BadType(RetrogradeError, TypeError):
+    """An argument of the wrong kind, or an object that lacks a capability the call needs."""
+
+
+class UnknownName(RetrogradeError, ValueError):
+    """A name that is not registered; the nearest registered names are offered."""
+
+    def __init__(self, kind: str, given: str, allowed: Iterable[str]) -> None:
+        names = sorted(allowed)
+        near = get_close_matches(given, names, n=3, cutoff=0.5)
+        mend = f"did you mean {' or '.join(repr(name) for name in near)}?" if near else f"choose one {kind} of the list"
+        super().__init__(f"unknown {kind} {given!r}", ", ".join(names) or f"no {kind} is registered", mend)
+
+
+class MissingExtra(RetrogradeError, ImportError):
+    """An optional package that is needed and not installed."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(
+            f"{package} is needed here and not installed",
+            f"the extra {extra!r} brings it",
+            f"pip install 'retrograde[{extra}]'",
+        )

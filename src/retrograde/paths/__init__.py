@@ -1,0 +1,23 @@
+"""How data becomes noise: the forward processes."""
+
+from retrograde.paths.diffusion import EDM, VE, VP, SubVP, VPCosine, VPDiscrete, from_alphas_cumprod
+from retrograde.paths.interpolant import Flow, Trigonometric
+from retrograde.paths.path import Path, from_config, get, names
+from retrograde.paths.tabulated import Tabulated
+
+__all__ = [
+    "EDM",
+    "VE",
+    "VP",
+    "Flow",
+    "Path",
+    "SubVP",
+    "Tabulated",
+    "Trigonometric",
+    "VPCosine",
+    "VPDiscrete",
+    "from_alphas_cumprod",
+    "from_config",
+    "get",
+    "names",
+]

@@ -1,0 +1,174 @@
+"""The forward process: how data becomes noise.
+
+Every path of the library is linear in its three ingredients,
+
+    x_t = a(t) x_0 + b(t) y + s(t) eps,
+
+with data x_0, an anchor y (for instance a degraded image; b = 0 on most paths) and noise eps. A path knows these
+coefficients, their derivatives and their inverses, and nothing of steps.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from abc import ABC, abstractmethod
+from types import ModuleType
+from typing import Any, ClassVar, TypeVar
+
+import torch
+from torch import Tensor
+
+from retrograde.errors import UnknownName
+
+Time = TypeVar("Time", float, Tensor)
+
+_PATHS: dict[str, type[Path]] = {}
+
+
+def library(t: float | Tensor) -> ModuleType:
+    """Return the module whose exp, log, sqrt, ... fit `t`: `torch` for tensors, `math` for floats.
+
+    Coefficients of a plan are Python floats computed in float64; the same formula serves training, where t is a tensor.
+    """
+    return torch if isinstance(t, Tensor) else math
+
+
+class Path(ABC):
+    """A forward process x_t = a(t) x_0 + b(t) y + s(t) eps.
+
+    Final paths are frozen dataclasses. All methods take a float and return a float (float64 arithmetic), or take a tensor and return a tensor of its shape.
+    Times grow from the data (`t_min`) to the noise (`t_max`): the range on which networks of this path are trained.
+    """
+
+    name: ClassVar[str]
+    identities: ClassVar[frozenset[str]] = frozenset({"score", "likelihood", "sde"})
+    """What holds on this path: the score is -noise/s, densities follow the flow, the reversal is an SDE."""
+
+    t_min: float
+    t_max: float
+
+    def __init_subclass__(cls) -> None:
+        if "name" in cls.__dict__:
+            _PATHS[cls.name] = cls
+
+    @abstractmethod
+    def a(self, t: Time) -> Time:
+        """Coefficient of the data x_0."""
+
+    @abstractmethod
+    def b(self, t: Time) -> Time:
+        """Coefficient of the anchor y."""
+
+    @abstractmethod
+    def s(self, t: Time) -> Time:
+        """Coefficient (standard deviation) of the noise."""
+
+    @abstractmethod
+    def a_dot(self, t: Time) -> Time:
+        """Derivative da/dt."""
+
+    @abstractmethod
+    def b_dot(self, t: Time) -> Time:
+        """Derivative db/dt."""
+
+    @abstractmethod
+    def s_dot(self, t: Time) -> Time:
+        """Derivative ds/dt."""
+
+    @abstractmethod
+    def time_of_positive_sigma(self, sigma: Time) -> Time:
+        """Inverse of `sigma` for 0 < sigma < infinity."""
+
+    def sigma(self, t: Time) -> Time:
+        """Noise-to-signal ratio s(t)/a(t); infinite where the path holds no signal."""
+        a, s = self.a(t), self.s(t)
+        if isinstance(a, Tensor):
+            return s / a
+        return s / a if a > 0.0 else math.inf
+
+    def log_snr(self, t: Time) -> Time:
+        """Logarithm of the signal-to-noise ratio, log(a^2/s^2) = -2 log sigma."""
+        sigma = self.sigma(t)
+        if isinstance(sigma, Tensor):
+            return -2.0 * torch.log(sigma)
+        if sigma <= 0.0:
+            return math.inf
+        return -2.0 * math.log(sigma) if sigma < math.inf else -math.inf
+
+    def time_of_sigma(self, sigma: Time) -> Time:
+        """Path time at which s/a equals `sigma`; an infinite sigma is the noise end `t_max`."""
+        if isinstance(sigma, Tensor):
+            return self.time_of_positive_sigma(sigma)
+        if math.isinf(sigma):
+            return self.t_max
+        if sigma <= 0.0:
+            raise ValueError(f"sigma={sigma} has no time on {self}. A level is a positive number; the data end is a row.")
+        return self.time_of_positive_sigma(sigma)
+
+    def time_of_log_snr(self, log_snr: Time) -> Time:
+        """Path time at which log(a^2/s^2) equals `log_snr`."""
+        return self.time_of_sigma(library(log_snr).exp(-0.5 * log_snr))
+
+    def drift(self, t: Time) -> Time:
+        """Coefficient f(t) = a'/a of the forward SDE dx = f x dt + g dw."""
+        return self.a_dot(t) / self.a(t)
+
+    def diffusion_squared(self, t: Time) -> Time:
+        """Squared diffusion g(t)^2 = d(s^2)/dt - 2 f s^2 of the forward SDE."""
+        s = self.s(t)
+        return 2.0 * s * self.s_dot(t) - 2.0 * self.drift(t) * s * s
+
+    def config(self) -> dict[str, Any]:
+        """Return the name and the parameters: `from_config(path.config()) == path`."""
+        return {"name": self.name, **{f.name: getattr(self, f.name) for f in _parameters(type(self))}}
+
+    @property
+    def fingerprint(self) -> str:
+        """Short identity of the path: its name and a hash of its parameters."""
+        text = json.dumps(self.config(), sort_keys=True)
+        return f"{self.name}:{hashlib.sha256(text.encode()).hexdigest()[:10]}"
+
+
+def _parameters(cls: type[Path]) -> tuple[dataclasses.Field[Any], ...]:
+    """Return the fields a path is made from; every final path is a frozen dataclass."""
+    return tuple(f for f in dataclasses.fields(cls) if f.init)  # type: ignore[arg-type]
+
+
+class Unanchored(Path):
+    """A path without an anchor: b(t) = 0."""
+
+    def b(self, t: Time) -> Time:
+        return 0.0 * t
+
+    def b_dot(self, t: Time) -> Time:
+        return 0.0 * t
+
+
+def names() -> tuple[str, ...]:
+    """Return the names of all paths."""
+    return tuple(sorted(_PATHS))
+
+
+def get(name: str) -> type[Path]:
+    """Return the class of the path called `name`; an unknown name lists the nearest ones."""
+    if name not in _PATHS:
+        raise UnknownName("path", name, names())
+    return _PATHS[name]
+
+
+def from_config(config: dict[str, Any]) -> Path:
+    """Rebuild a path from `Path.config()`.
+
+    Raises:
+        UnknownName: no such path.
+        ValueError: a parameter that the path does not have.
+    """
+    parameters = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items() if k != "name"}
+    cls = get(str(config.get("name")))
+    allowed = {f.name for f in _parameters(cls)}
+    if unknown := sorted(set(parameters) - allowed):
+        raise ValueError(f"Path {cls.name!r} got {unknown}; it takes {sorted(allowed)}. Remove the unknown ones.")
+    return cls(**parameters)

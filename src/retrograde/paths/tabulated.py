@@ -1,0 +1,86 @@
+"""A path given by a table of its coefficients."""
+
+from __future__ import annotations
+
+import bisect
+import dataclasses
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from retrograde.paths.path import Time, Unanchored
+
+
+@dataclasses.dataclass(frozen=True)
+class Tabulated(Unanchored):
+    """Path whose a and s are linear between the entries of a table.
+
+    Args:
+        times: strictly increasing path times, data end first.
+        a_values: a at these times, falling.
+        s_values: s at these times, rising; s/a must rise strictly.
+
+    Raises:
+        ValueError: lengths differ, or a column is not monotone.
+    """
+
+    name: ClassVar[str] = "tabulated"
+    times: tuple[float, ...]
+    a_values: tuple[float, ...]
+    s_values: tuple[float, ...]
+    t_min: float = dataclasses.field(init=False, repr=False, compare=False)
+    t_max: float = dataclasses.field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        for name in ("times", "a_values", "s_values"):
+            object.__setattr__(self, name, tuple(float(v) for v in getattr(self, name)))
+        t, a, s = self.times, self.a_values, self.s_values
+        if not len(t) == len(a) == len(s) >= 2:
+            raise ValueError(f"A table needs three columns of one length >= 2, got {len(t)}, {len(a)}, {len(s)}.")
+        for column, values, sign in (("times", t, 1.0), ("a_values", a, -1.0), ("s_values", s, 1.0)):
+            steps = [sign * (y - x) for x, y in zip(values, values[1:], strict=False)]
+            if min(steps) < 0.0 or (column == "times" and min(steps) == 0.0):
+                i = steps.index(min(steps))
+                raise ValueError(
+                    f"{column} must {'rise' if sign > 0 else 'fall'} from the data end to the noise end, "
+                    f"got {values[i]} then {values[i + 1]} at entry {i}. Sort the table by noise level."
+                )
+        # cross-multiplied, so that a = 0 at the noise end is a level too
+        if not all(s0 * a1 < s1 * a0 for a0, a1, s0, s1 in zip(a, a[1:], s, s[1:], strict=False)):
+            raise ValueError("s/a must rise strictly along the table. Remove entries of equal noise level.")
+        object.__setattr__(self, "t_min", t[0] if s[0] > 0.0 else t[0] + 1e-3 * (t[1] - t[0]))
+        object.__setattr__(self, "t_max", t[-1])
+
+    def _interpolate(self, values: tuple[float, ...], t: Time, derivative: bool = False) -> Time:
+        if isinstance(t, Tensor):
+            knots = torch.tensor(self.times, dtype=torch.float64, device=t.device)
+            table = torch.tensor(values, dtype=torch.float64, device=t.device)
+            exact = t.double()
+            i = (torch.searchsorted(knots, exact, right=True) - 1).clamp(0, len(values) - 2)
+            slope = (table[i + 1] - table[i]) / (knots[i + 1] - knots[i])
+            return (slope if derivative else table[i] + (exact - knots[i]) * slope).to(t.dtype)
+        i = min(max(bisect.bisect_right(self.times, t) - 1, 0), len(values) - 2)
+        slope = (values[i + 1] - values[i]) / (self.times[i + 1] - self.times[i])
+        return slope if derivative else values[i] + (t - self.times[i]) * slope
+
+    def a(self, t: Time) -> Time:
+        return self._interpolate(self.a_values, t)
+
+    def s(self, t: Time) -> Time:
+        return self._interpolate(self.s_values, t)
+
+    def a_dot(self, t: Time) -> Time:
+        return self._interpolate(self.a_values, t, derivative=True)
+
+    def s_dot(self, t: Time) -> Time:
+        return self._interpolate(self.s_values, t, derivative=True)
+
+    def time_of_positive_sigma(self, sigma: Time) -> Time:
+        exact = sigma.double() if isinstance(sigma, Tensor) else torch.tensor(sigma, dtype=torch.float64)
+        t, a, s = (torch.tensor(c, dtype=torch.float64, device=exact.device) for c in (self.times, self.a_values, self.s_values))
+        i = (torch.searchsorted(s / a, exact, right=True) - 1).clamp(0, len(self.times) - 2)
+        # on a segment s0 + r ds = sigma (a0 + r da) is linear in r
+        r = (exact * a[i] - s[i]) / ((s[i + 1] - s[i]) - exact * (a[i + 1] - a[i]))
+        time = t[i] + r * (t[i + 1] - t[i])
+        return time.to(sigma.dtype) if isinstance(sigma, Tensor) else float(time)
