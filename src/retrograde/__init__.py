@@ -1,8 +1,8 @@
 """Retrograde runs generative models backwards in time: from noise to data.
 
-A *path* says how data becomes noise, a *denoiser* predicts the data, a *plan* is a table that says, row by row, where to
-look and how to step, and one loop executes it. The names below load what they need when they are first used, so that
-`import retrograde` costs milliseconds and never imports torch.
+A *path* says how data becomes noise, a *denoiser* predicts the data, a *plan* is a table that says, row by row, where
+to look and how to step, and one loop executes it. The names below load what they need when they are first used, so
+that `import retrograde` costs milliseconds and never imports torch.
 """
 
 from __future__ import annotations

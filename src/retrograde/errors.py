@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+_LISTED = 60
+"""How many names an error still prints in full."""
+
 
 class RetrogradeError(Exception):
     """A user's mistake in three parts: what was `given`, what is `allowed`, and the line that `mend`s it."""
@@ -53,7 +56,8 @@ class UnknownName(RetrogradeError, ValueError):
         names = sorted(allowed)
         near = get_close_matches(given, names, n=3, cutoff=0.5)
         mend = f"did you mean {' or '.join(repr(name) for name in near)}?" if near else f"choose one {kind} of the list"
-        super().__init__(f"unknown {kind} {given!r}", ", ".join(names) or f"no {kind} is registered", mend)
+        listed = names if len(names) <= _LISTED else [*near, f"and {len(names) - len(near)} more"]
+        super().__init__(f"unknown {kind} {given!r}", ", ".join(listed) or f"no {kind} is registered", mend)
 
 
 class MissingExtra(RetrogradeError, ImportError):
