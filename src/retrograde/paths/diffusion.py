@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from retrograde.errors import BadValue
 from retrograde.paths.path import Time, Unanchored, library
 
 
@@ -223,10 +224,10 @@ class VPDiscrete(Unanchored):
         values = self.alphas_cumprod
         falling = all(x > y for x, y in zip(values, values[1:], strict=False))
         if not values or not falling or values[0] >= 1.0 or values[-1] <= 0.0:
-            raise ValueError(
-                "alphas_cumprod must fall strictly from below 1 to above 0, "
-                f"got {len(values)} values {list(values[:3])}...{list(values[-1:])}. "
-                "A zero at the end is a zero-terminal-SNR schedule: pass alphas_cumprod[:-1]."
+            raise BadValue(
+                f"alphas_cumprod with {len(values)} values {list(values[:3])}...{list(values[-1:])}",
+                "values that fall strictly from below 1 to above 0",
+                "for a zero-terminal-SNR schedule pass alphas_cumprod[:-1]",
             )
         object.__setattr__(self, "alphas_cumprod", tuple(float(v) for v in values))
         object.__setattr__(self, "t_min", 1.0 / len(values))

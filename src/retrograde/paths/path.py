@@ -21,7 +21,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor
 
-from retrograde.errors import UnknownName
+from retrograde.errors import BadValue, UnknownName
 
 Time = TypeVar("Time", float, Tensor)
 
@@ -105,7 +105,7 @@ class Path(ABC):
         if math.isinf(sigma):
             return self.t_max
         if sigma <= 0.0:
-            raise ValueError(f"sigma={sigma} has no time on {self}. A level is a positive number; the data end is a row.")
+            raise BadValue(f"sigma={sigma} on path {self.name}", "0 < sigma <= inf", "leave the data end to the plan's last row")
         return self.time_of_positive_sigma(sigma)
 
     def time_of_log_snr(self, log_snr: Time) -> Time:
@@ -164,11 +164,11 @@ def from_config(config: dict[str, Any]) -> Path:
 
     Raises:
         UnknownName: no such path.
-        ValueError: a parameter that the path does not have.
+        BadValue: a parameter that the path does not have.
     """
     parameters = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items() if k != "name"}
     cls = get(str(config.get("name")))
     allowed = {f.name for f in _parameters(cls)}
     if unknown := sorted(set(parameters) - allowed):
-        raise ValueError(f"Path {cls.name!r} got {unknown}; it takes {sorted(allowed)}. Remove the unknown ones.")
+        raise BadValue(f"path {cls.name!r} with {unknown}", f"the parameters {sorted(allowed)}", f"remove {unknown}")
     return cls(**parameters)

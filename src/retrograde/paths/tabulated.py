@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from retrograde.errors import BadValue
 from retrograde.paths.path import Time, Unanchored
 
 
@@ -22,7 +23,7 @@ class Tabulated(Unanchored):
         s_values: s at these times, rising; s/a must rise strictly.
 
     Raises:
-        ValueError: lengths differ, or a column is not monotone.
+        BadValue: lengths differ, or a column is not monotone.
     """
 
     name: ClassVar[str] = "tabulated"
@@ -37,18 +38,21 @@ class Tabulated(Unanchored):
             object.__setattr__(self, name, tuple(float(v) for v in getattr(self, name)))
         t, a, s = self.times, self.a_values, self.s_values
         if not len(t) == len(a) == len(s) >= 2:
-            raise ValueError(f"A table needs three columns of one length >= 2, got {len(t)}, {len(a)}, {len(s)}.")
+            raise BadValue(
+                f"columns of {len(t)}, {len(a)} and {len(s)} entries", "three of one length >= 2", "repeat no column's end"
+            )
         for column, values, sign in (("times", t, 1.0), ("a_values", a, -1.0), ("s_values", s, 1.0)):
             steps = [sign * (y - x) for x, y in zip(values, values[1:], strict=False)]
             if min(steps) < 0.0 or (column == "times" and min(steps) == 0.0):
                 i = steps.index(min(steps))
-                raise ValueError(
-                    f"{column} must {'rise' if sign > 0 else 'fall'} from the data end to the noise end, "
-                    f"got {values[i]} then {values[i + 1]} at entry {i}. Sort the table by noise level."
+                raise BadValue(
+                    f"{column} with {values[i]} then {values[i + 1]} at entry {i}",
+                    f"a column that {'rises' if sign > 0 else 'falls'} from the data end to the noise end",
+                    "sort the table by noise level",
                 )
         # cross-multiplied, so that a = 0 at the noise end is a level too
         if not all(s0 * a1 < s1 * a0 for a0, a1, s0, s1 in zip(a, a[1:], s, s[1:], strict=False)):
-            raise ValueError("s/a must rise strictly along the table. Remove entries of equal noise level.")
+            raise BadValue("a table whose s/a does not rise", "strictly rising s/a", "remove entries of equal noise level")
         object.__setattr__(self, "t_min", t[0] if s[0] > 0.0 else t[0] + 1e-3 * (t[1] - t[0]))
         object.__setattr__(self, "t_max", t[-1])
 

@@ -1,0 +1,16 @@
+"""What predicts: predictions, the network adapter, oracles in closed form."""
+
+from retrograde.denoisers.convert import OnPath, on_path
+from retrograde.denoisers.denoiser import AbstractDenoiser, Denoiser, predict_branches, prepare_condition
+from retrograde.denoisers.prediction import KINDS, Prediction
+
+__all__ = [
+    "KINDS",
+    "AbstractDenoiser",
+    "Denoiser",
+    "OnPath",
+    "Prediction",
+    "on_path",
+    "predict_branches",
+    "prepare_condition",
+]

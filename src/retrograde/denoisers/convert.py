@@ -1,0 +1,78 @@
+"""A denoiser of one path, used on another."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from retrograde.denoisers.denoiser import NOTHING, AbstractDenoiser
+from retrograde.denoisers.prediction import Prediction
+from retrograde.errors import BadValue
+from retrograde.paths import Path
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class OnPath(AbstractDenoiser):
+    """A denoiser trained on one path, asked on another at equal signal-to-noise ratio.
+
+    With s'(t')/a'(t') = s(t)/a(t), the state x_t a'(t')/a(t) is what the inner denoiser knows, and the mean of the data is
+    the same in both.
+
+    Raises:
+        BadValue: asked at a noise level outside the range of the inner path.
+    """
+
+    inner: AbstractDenoiser
+    path: Path
+    shape: tuple[int, ...] = dataclasses.field(init=False)
+    predicts: str = dataclasses.field(init=False, default="data")
+    conditions: Mapping[str, Any] = dataclasses.field(init=False)
+    consumes: frozenset[str] = dataclasses.field(init=False)
+    name: str = dataclasses.field(init=False)
+
+    def __post_init__(self) -> None:
+        for field in ("shape", "conditions", "consumes", "name"):
+            object.__setattr__(self, field, getattr(self.inner, field))
+
+    def _inner_time(self, t: float) -> float:
+        low, high = (self.inner.path.sigma(e) for e in (self.inner.path.t_min, self.inner.path.t_max))
+        sigma = self.path.sigma(t)
+        if not low * (1 - 1e-3) <= sigma <= high * (1 + 1e-3):
+            raise BadValue(
+                f"noise level sigma={sigma:.4g} (t={t:.4g} on {self.path.name})",
+                f"{low:.4g} <= sigma <= {high:.4g}, the range of the denoiser's own path {self.inner.path.name}",
+                f"grid=retrograde.grids.karras(path, n, sigma_min={low:.4g}, sigma_max={high:.4g})",
+            )
+        return self.inner.path.time_of_sigma(sigma)
+
+    def network_time(self, t: float) -> float:
+        return self.inner.network_time(self._inner_time(t))
+
+    def snap(self, t: float) -> float:
+        return self.path.time_of_sigma(self.inner.path.sigma(self.inner.snap(self._inner_time(t))))
+
+    def predict(
+        self,
+        x_t: Tensor,
+        t: float | Tensor,
+        condition: Mapping[str, Any] = NOTHING,
+        knobs: Mapping[str, Any] = NOTHING,
+        network_time: float | None = None,
+    ) -> Prediction:
+        if isinstance(t, Tensor):
+            inner_t: float | Tensor = t.new_tensor([self._inner_time(one) for one in t.double().tolist()])
+            ratio = self.inner.path.s(inner_t) / self.path.s(t)
+            inner_x = (x_t * ratio.reshape(-1, *(1,) * (x_t.ndim - 1))).to(x_t.dtype)
+        else:
+            inner_t = self._inner_time(t)
+            inner_x = x_t * (self.inner.path.s(inner_t) / self.path.s(t))
+        prediction = self.inner.predict(inner_x, inner_t, condition, knobs, network_time)
+        return Prediction(x_t, t, self.path, prediction.data, "data", prediction.parts, prediction.evaluations)
+
+
+def on_path(denoiser: AbstractDenoiser, path: Path) -> AbstractDenoiser:
+    """Return the denoiser as one of another path, at equal signal-to-noise ratio; itself where the paths agree."""
+    return denoiser if denoiser.path == path else OnPath(denoiser, path)

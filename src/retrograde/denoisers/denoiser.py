@@ -1,0 +1,253 @@
+"""What predicts: the interface, and the adapter around a network."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from retrograde.denoisers.prediction import KINDS, Prediction
+from retrograde.errors import BadType, BadValue, ShapeError, UnknownName
+from retrograde.paths import Path, VPDiscrete
+
+NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
+class AbstractDenoiser(ABC):
+    """Anything that predicts: maps (x_t, t, conditions) to a `Prediction`.
+
+    Attributes:
+        path: the path whose states it understands.
+        shape: shape of one item.
+        predicts: the parameterization of its own output.
+        conditions: names of the conditions it takes, each with its null value.
+        consumes: knobs of a plan's row that it obeys.
+        name: what the ledger calls it.
+    """
+
+    path: Path
+    shape: tuple[int, ...]
+    predicts: str
+    conditions: Mapping[str, Any]
+    consumes: frozenset[str]
+    name: str
+
+    @abstractmethod
+    def predict(
+        self,
+        x_t: Tensor,
+        t: float | Tensor,
+        condition: Mapping[str, Any] = NOTHING,
+        knobs: Mapping[str, Any] = NOTHING,
+        network_time: float | None = None,
+    ) -> Prediction:
+        """Predict at state x_t [batch, *shape] and path time t (a float, or a tensor [batch])."""
+
+    @abstractmethod
+    def network_time(self, t: float) -> float:
+        """What the network is told at path time t."""
+
+    @abstractmethod
+    def snap(self, t: float) -> float:
+        """Path time nearest to t at which the network was trained; t itself for a continuous network."""
+
+    def __call__(self, x_t: Tensor, t: float | Tensor, **condition: Any) -> Prediction:
+        """Predict for conditions given by name; missing ones are null."""
+        return self.predict(x_t, t, prepare_condition(self, condition, x_t.shape[0], x_t.device))
+
+
+def prepare_condition(
+    denoiser: AbstractDenoiser, condition: Any, n: int, device: torch.device | str = "cpu"
+) -> dict[str, Tensor]:
+    """Return every condition of the denoiser as a tensor with one entry per item.
+
+    Args:
+        condition: None (all null), one value for all items, a list or tensor of n values, or a mapping from names to
+            such values. A bare value belongs to the denoiser's only condition.
+
+    Raises:
+        BadValue: a bare value where there is not exactly one condition, or a list of another length than n.
+        UnknownName: a name that the denoiser does not have.
+    """
+    if condition is None:
+        condition = {}
+    if not isinstance(condition, Mapping):
+        if len(denoiser.conditions) != 1:
+            raise BadValue(
+                f"condition={condition!r} for {denoiser.name!r}",
+                f"a mapping with the names {sorted(denoiser.conditions)}",
+                "pass condition={name: value}" if denoiser.conditions else "leave condition out: it takes none",
+            )
+        condition = {next(iter(denoiser.conditions)): condition}
+    for name in condition:
+        if name not in denoiser.conditions:
+            raise UnknownName("condition", str(name), denoiser.conditions)
+    return {
+        name: _per_item(name, null if condition.get(name) is None else condition[name], null, n, device)
+        for name, null in denoiser.conditions.items()
+    }
+
+
+def _per_item(name: str, value: Any, null: Any, n: int, device: torch.device | str) -> Tensor:
+    one = torch.as_tensor(null, device=device)
+    given = torch.as_tensor(value, device=device)
+    given = given.to(one.dtype) if not given.is_floating_point() or one.is_floating_point() else given
+    if given.ndim == one.ndim:
+        return given.expand(n, *given.shape)
+    if given.ndim == one.ndim + 1 and given.shape[0] in (1, n):
+        return given.expand(n, *given.shape[1:])
+    raise BadValue(
+        f"condition {name!r} of shape {list(given.shape)} for {n} items",
+        f"one value of shape {list(one.shape)}, or {n} of them",
+        f"pass n={given.shape[0] if given.ndim else 1}, or one value for all",
+    )
+
+
+def predict_branches(
+    denoiser: AbstractDenoiser,
+    x_t: Tensor,
+    t: float | Tensor,
+    conditions: Mapping[str, Mapping[str, Tensor]],
+    knobs: Mapping[str, Any] = NOTHING,
+    network_time: float | None = None,
+) -> dict[str, Prediction]:
+    """Predict several branches (the same state under different conditions) in one call of the network.
+
+    Args:
+        conditions: for each branch its prepared conditions, each tensor [batch, ...].
+
+    Returns:
+        For each branch a prediction whose evaluations are counted under "name:branch".
+    """
+    branches = list(conditions)
+    joined = {name: torch.cat([conditions[b][name] for b in branches]) for name in denoiser.conditions}
+    times = t.repeat(len(branches)) if isinstance(t, Tensor) else t
+    together = denoiser.predict(x_t.repeat(len(branches), *(1,) * (x_t.ndim - 1)), times, joined, knobs, network_time)
+    values = together.value.chunk(len(branches))
+    return {
+        branch: dataclasses.replace(
+            together,
+            x_t=x_t,
+            t=t,
+            value=value,
+            parts=NOTHING,
+            evaluations={f"{label}:{branch}": count for label, count in together.evaluations.items()},
+        )
+        for branch, value in zip(branches, values, strict=True)
+    }
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Denoiser(AbstractDenoiser):
+    """A network on a path, seen through any parameterization.
+
+    The network is called as network(x_t, network_time, **conditions) with x_t [batch, *shape] and network_time a float32
+    tensor [batch]; it returns a tensor shaped as x_t. With predicts="edm" it is the raw network F of
+
+        D = c_skip x + c_out F(c_in x, log(sigma)/4),   x = x_t/a,  sigma = s/a,
+        c_skip = d^2/(sigma^2 + d^2),  c_out = sigma d/sqrt(sigma^2 + d^2),  c_in = 1/sqrt(sigma^2 + d^2),
+
+    with d = `sigma_data` (Karras et al., 2022, arXiv 2206.00364).
+
+    Args:
+        network: any callable.
+        path: the path it was trained on.
+        predicts: "data", "noise", "score", "v", "velocity" or "edm".
+        shape: shape of one item.
+        conditions: names of the network's keywords, each with its null value (the dropped condition).
+        discrete: number N of trained steps of a discrete network (taken from a `VPDiscrete` path); it is told the index
+            round(N t) - 1 in 0..N-1. None for a network of continuous time, which is told t (log(sigma)/4 for "edm").
+        clock: another translation of path time to what the network is told, float to float.
+        sigma_data: standard deviation of the data, for "edm".
+        dtype: type the network computes in; inputs are cast to it, outputs cast back. Time stays float32.
+        name: what the ledger calls it.
+    """
+
+    network: Callable[..., Tensor]
+    path: Path
+    predicts: str
+    shape: tuple[int, ...]
+    conditions: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    discrete: int | None = None
+    clock: Callable[[float], float] | None = None
+    sigma_data: float = 0.5
+    dtype: torch.dtype | None = None
+    name: str = "network"
+    consumes: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        if self.predicts not in (*KINDS, "edm"):
+            raise UnknownName("prediction", self.predicts, (*KINDS, "edm"))
+        if not isinstance(self.path, Path):
+            raise BadType(f"path={self.path!r}", "a path", "pass for instance path=retrograde.paths.EDM()")
+        object.__setattr__(self, "shape", tuple(self.shape))
+        if self.discrete is None and isinstance(self.path, VPDiscrete):
+            object.__setattr__(self, "discrete", len(self.path.alphas_cumprod))
+
+    def network_time(self, t: float) -> float:
+        if self.clock is not None:
+            return self.clock(t)
+        if self.discrete is not None:
+            return float(min(max(round(t * self.discrete), 1), self.discrete) - 1)
+        return 0.25 * math.log(self.path.sigma(t)) if self.predicts == "edm" else t
+
+    def snap(self, t: float) -> float:
+        if self.discrete is None:
+            return t
+        return min(max(round(t * self.discrete), 1), self.discrete) / self.discrete
+
+    def predict(
+        self,
+        x_t: Tensor,
+        t: float | Tensor,
+        condition: Mapping[str, Any] = NOTHING,
+        knobs: Mapping[str, Any] = NOTHING,
+        network_time: float | None = None,
+    ) -> Prediction:
+        if tuple(x_t.shape[1:]) != self.shape:
+            raise ShapeError(
+                f"x_t of shape {list(x_t.shape)} for {self.name!r}",
+                f"[batch, {', '.join(map(str, self.shape))}]",
+                f"reshape it, or make the denoiser with shape={tuple(x_t.shape[1:])}",
+            )
+        told = self._told(t, network_time, x_t)
+        if self.predicts == "edm":
+            value, kind = self._preconditioned(x_t, t, told, condition), "data"
+        else:
+            value, kind = self._evaluate(x_t, told, condition), self.predicts
+        return Prediction(x_t, t, self.path, value, kind, evaluations={self.name: 1})
+
+    def _told(self, t: float | Tensor, network_time: float | None, x_t: Tensor) -> Tensor:
+        if isinstance(t, Tensor):
+            told = [self.network_time(one) for one in t.double().tolist()]
+            return torch.tensor(told, dtype=torch.float32, device=x_t.device)
+        told = self.network_time(t) if network_time is None else network_time
+        return torch.full((x_t.shape[0],), told, dtype=torch.float32, device=x_t.device)
+
+    def _evaluate(self, x: Tensor, told: Tensor, condition: Mapping[str, Any]) -> Tensor:
+        output = self.network(x if self.dtype is None else x.to(self.dtype), told, **condition)
+        if output.shape != x.shape:
+            raise ShapeError(
+                f"an output of shape {list(output.shape)} from {self.name!r}",
+                f"the input's shape {list(x.shape)}",
+                "return the prediction alone (drop a learned variance with output.chunk(2, dim=1)[0])",
+            )
+        return output if output.dtype == x.dtype else output.to(x.dtype)
+
+    def _preconditioned(self, x_t: Tensor, t: float | Tensor, told: Tensor, condition: Mapping[str, Any]) -> Tensor:
+        d = self.sigma_data
+        per_item = t.double().reshape(-1, *(1,) * len(self.shape)) if isinstance(t, Tensor) else t
+        a, sigma = self.path.a(per_item), self.path.sigma(per_item)
+        norm = (sigma * sigma + d * d) ** 0.5
+        x = x_t if not isinstance(a, Tensor) and a == 1.0 else (x_t / a).to(x_t.dtype)
+        output = self._evaluate((x / norm).to(x_t.dtype), told, condition)
+        c_skip, c_out = d * d / norm**2, sigma * d / norm
+        if isinstance(c_out, Tensor):
+            return cast(Tensor, c_skip * x + c_out * output).to(x_t.dtype)
+        return torch.mul(x, c_skip).add(output, alpha=c_out)

@@ -1,0 +1,145 @@
+"""One output of a denoiser, readable in every parameterization."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from retrograde.errors import BadValue, UnknownName
+from retrograde.paths import Path
+
+KINDS = ("data", "noise", "score", "v", "velocity")
+"""Parameterizations of a prediction: E[x_0|x_t], E[eps|x_t], grad log p_t, a eps - s x_0, E[dx_t/dt|x_t]."""
+
+
+def _combination(path: Path, t: float | Tensor, kind: str) -> tuple[float | Tensor, float | Tensor, float | Tensor]:
+    """Return (p, q, r) such that a prediction of this kind is p x_0 + q eps + r y."""
+    match kind:
+        case "data":
+            return 1.0, 0.0, 0.0
+        case "noise":
+            return 0.0, 1.0, 0.0
+        case "score":
+            return 0.0, -1.0 / path.s(t), 0.0
+        case "v":
+            return -path.s(t), path.a(t), 0.0
+        case "velocity":
+            return path.a_dot(t), path.s_dot(t), path.b_dot(t)
+    raise UnknownName("prediction", kind, KINDS)
+
+
+def conversion(path: Path, t: float | Tensor, source: str, target: str) -> tuple[float | Tensor, ...]:
+    """Return (c_x, c_value, c_y) with target = c_x x_t + c_value source + c_y y.
+
+    From x_t - b y = a D + s E and source = p D + q E + r y, both means D and E follow, and with them every kind. At the
+    data end (s = 0) a data prediction says nothing of the noise; its exact mean there is zero. At a level without signal
+    (a = 0) a noise prediction says nothing of the data.
+
+    Raises:
+        BadValue: the target is not determined by the source at this level.
+    """
+    if source == target:
+        return 0.0, 1.0, 0.0
+    a, s = path.a(t), path.s(t)
+    if not isinstance(s, Tensor) and s == 0.0 and "score" in (source, target) or source == "data" and _is_zero(s):
+        if target == "score":
+            raise BadValue(f"the score at t={t}, where {path.name} holds no noise", "t with s(t) > 0", "read .data instead")
+        p, q, r = _combination(path, t, target)
+        return p / a, 0.0, r - p * path.b(t) / a
+    p, q, r = _combination(path, t, source)
+    p_to, q_to, r_to = _combination(path, t, target)
+    determinant = a * q - s * p
+    if _is_zero(determinant):
+        if p_to == 0.0:  # noise and score differ by a factor only
+            return 0.0, q_to / q, 0.0
+        raise BadValue(
+            f"{target!r} from a {source!r} prediction at t={t}, where {path.name} holds no signal",
+            "levels with a(t) > 0",
+            f"start at t_max={0.999 * path.t_max:g} or use a network that predicts 'data', 'v' or 'velocity'",
+        )
+    c_x = (p_to * q - q_to * p) / determinant
+    c_value = (q_to * a - p_to * s) / determinant
+    return c_x, c_value, r_to - c_x * path.b(t) - c_value * r
+
+
+def _is_zero(value: float | Tensor) -> bool:
+    return not isinstance(value, Tensor) and value == 0.0
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Prediction:
+    """One network output at (x_t, t), readable as data mean, noise, score, v and velocity.
+
+    Attributes:
+        x_t: state, [batch, *shape].
+        t: path time, a float or a tensor [batch].
+        path: the path on which both live.
+        value: the output in its own parameterization, shaped as x_t.
+        kind: that parameterization, one of `KINDS`.
+        parts: named predictions this one was made of (for instance "conditional" and "unconditional").
+        evaluations: network evaluations per item, by label.
+        anchor: the anchor y of an anchored path, or None.
+        log_weight: increment of the particles' log-weights [batch], where a transform has one.
+    """
+
+    x_t: Tensor
+    t: float | Tensor
+    path: Path
+    value: Tensor
+    kind: str
+    parts: Mapping[str, Prediction] = dataclasses.field(default_factory=dict)
+    evaluations: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    anchor: Tensor | None = None
+    log_weight: Tensor | None = None
+
+    def read(self, kind: str) -> Tensor:
+        """Return the prediction as `kind`, one of `KINDS`; shaped as x_t.
+
+        Raises:
+            BadValue: at this level the asked reading is not determined (see `conversion`).
+        """
+        if kind == self.kind:
+            return self.value
+        t = self.t
+        if isinstance(t, Tensor):
+            t = t.double().reshape(-1, *(1,) * (self.x_t.ndim - 1))
+        c_x, c_value, c_y = conversion(self.path, t, self.kind, kind)
+        if isinstance(c_value, Tensor) or isinstance(c_x, Tensor):
+            value = (c_x * self.x_t + c_value * self.value).to(self.value.dtype)
+        else:
+            value = torch.mul(self.value, c_value)
+            if c_x:
+                value = value.add_(self.x_t, alpha=c_x)
+        return value if self.anchor is None else value + c_y * self.anchor
+
+    @property
+    def data(self) -> Tensor:
+        """Mean of the data, E[x_0 | x_t]."""
+        return self.read("data")
+
+    @property
+    def noise(self) -> Tensor:
+        """Mean of the noise, E[eps | x_t]."""
+        return self.read("noise")
+
+    @property
+    def score(self) -> Tensor:
+        """Score grad log p_t(x_t) = -E[eps | x_t]/s."""
+        return self.read("score")
+
+    @property
+    def v(self) -> Tensor:
+        """The v prediction a E[eps | x_t] - s E[x_0 | x_t] (Salimans and Ho, 2022, arXiv 2202.00512)."""
+        return self.read("v")
+
+    @property
+    def velocity(self) -> Tensor:
+        """Velocity of the probability flow, E[dx_t/dt | x_t] = a' E[x_0|x_t] + b' y + s' E[eps|x_t]."""
+        return self.read("velocity")
+
+    def derive(self, value: Tensor, kind: str, parts: Mapping[str, Prediction] | None = None) -> Prediction:
+        """Return the prediction that a transform made of this one, with another value and kind."""
+        return dataclasses.replace(self, value=value, kind=kind, parts=parts if parts is not None else self.parts)
