@@ -1,0 +1,67 @@
+"""Write the pages that list what is registered: recipes, paths, grids and published systems."""
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import retrograde as rg
+
+HEAD = "<!-- Written by docs/_ext/generate.py from the registries; edits here are lost. -->\n\n"
+
+
+def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    lines = [head, tuple("---" for _ in head), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines) + "\n"
+
+
+def sentence(thing: object) -> str:
+    """The first paragraph of a docstring on one line."""
+    return " ".join((inspect.getdoc(thing) or "").split("\n\n")[0].split())
+
+
+def paths_page() -> str:
+    rows = [(f"`{name}`", sentence(rg.paths.get(name))) for name in rg.paths.names()]
+    return (
+        "# Paths\n\nHow data becomes noise: `x_t = a(t) x_0 + b(t) y + s(t) ε`.\n\n"
+        + table(("path", "what it is"), rows)
+    )
+
+
+def recipes_page() -> str:
+    rows = [(f"`{name}`", sentence(rg.recipes.get(name))) for name in rg.recipes.names()]
+    text = "# Recipes\n\nEvery published solver here is a recipe: `rg.plan(NAME, path, nfe=10)` compiles it to a table.\n\n"
+    text += table(("recipe", "what it is"), rows)
+    grids = [(f"`{name}`", sentence(rg.grids.get(name))) for name in rg.grids.names()]
+    text += "\n## Grids\n\nWhere the rows look: `grid=NAME`, or your own array of path times.\n\n"
+    return text + table(("grid", "what it is"), grids)
+
+
+def systems_page() -> str:
+    text = "# Published systems\n\nThe papers whose methods run here, the call that runs each, and the test that proves it.\n\n"
+    for home in rg.systems.HOMES:
+        held = [system for system in rg.systems.all() if system.home == home]
+        if held:
+            rows = [
+                (f"{s.title} ({s.year})", f"arXiv {s.arxiv}" if s.arxiv else "", f"`{s.call}`", f"`{s.test}`") for s in held
+            ]
+            text += f"## {home}\n\n" + table(("paper", "where", "call", "test"), rows) + "\n"
+    cover = rg.systems.coverage()
+    rows = [(home, f"{done}", f"{total}") for home, (done, total) in cover.homes.items()]
+    text += f"## Coverage\n\nOf the {cover.total} papers of the catalogue that can be implemented, {cover.done} run.\n\n"
+    return text + table(("home", "run", "of"), rows)
+
+
+PAGES: dict[str, Callable[[], str]] = {"paths": paths_page, "recipes": recipes_page, "systems": systems_page}
+
+
+def write_pages(app: Any) -> None:
+    folder = Path(app.srcdir) / "generated"
+    folder.mkdir(exist_ok=True)
+    for name, page in PAGES.items():
+        (folder / f"{name}.md").write_text(HEAD + page(), encoding="utf-8")
+
+
+def setup(app: Any) -> dict[str, bool]:
+    app.connect("builder-inited", write_pages)
+    return {"parallel_read_safe": True}
