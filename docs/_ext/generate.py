@@ -22,9 +22,8 @@ def sentence(thing: object) -> str:
 
 def paths_page() -> str:
     rows = [(f"`{name}`", sentence(rg.paths.get(name))) for name in rg.paths.names()]
-    return (
-        "# Paths\n\nHow data becomes noise: `x_t = a(t) x_0 + b(t) y + s(t) ε`.\n\n"
-        + table(("path", "what it is"), rows)
+    return "# Paths\n\nHow data becomes noise: `x_t = a(t) x_0 + b(t) y + s(t) ε`.\n\n" + table(
+        ("path", "what it is"), rows
     )
 
 
@@ -43,12 +42,15 @@ def systems_page() -> str:
         held = [system for system in rg.systems.all() if system.home == home]
         if held:
             rows = [
-                (f"{s.title} ({s.year})", f"arXiv {s.arxiv}" if s.arxiv else "", f"`{s.call}`", f"`{s.test}`") for s in held
+                (f"{s.title} ({s.year})", f"arXiv {s.arxiv}" if s.arxiv else "", f"`{s.call}`", f"`{s.test}`")
+                for s in held
             ]
             text += f"## {home}\n\n" + table(("paper", "where", "call", "test"), rows) + "\n"
     cover = rg.systems.coverage()
     rows = [(home, f"{done}", f"{total}") for home, (done, total) in cover.homes.items()]
-    text += f"## Coverage\n\nOf the {cover.total} papers of the catalogue that can be implemented, {cover.done} run.\n\n"
+    text += (
+        f"## Coverage\n\nOf the {cover.total} papers of the catalogue that can be implemented, {cover.done} run.\n\n"
+    )
     return text + table(("home", "run", "of"), rows)
 
 

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from retrograde.denoisers import Denoiser, oracles
     from retrograde.plan import Plan, Row
     from retrograde.recipes import plan
-    from retrograde.run import record, run, sample, steps
+    from retrograde.run import run
+    from retrograde.sampling import record, sample, steps
     from retrograde.systems import cite
     from retrograde.tune import tune
     from retrograde.zoo import load, models
@@ -60,9 +61,9 @@ _HOMES = {
     "Plan": "retrograde.plan:Plan",
     "Row": "retrograde.plan:Row",
     "plan": "retrograde.recipes:plan",
-    "sample": "retrograde.run:sample",
-    "steps": "retrograde.run:steps",
-    "record": "retrograde.run:record",
+    "sample": "retrograde.sampling:sample",
+    "steps": "retrograde.sampling:steps",
+    "record": "retrograde.sampling:record",
     "run": "retrograde.run:run",
     "tune": "retrograde.tune:tune",
     "load": "retrograde.zoo:load",

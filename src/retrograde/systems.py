@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from importlib import import_module
 from importlib.resources import files
-from pkgutil import walk_packages
+from pkgutil import iter_modules
 from typing import final
 
 from retrograde.errors import BadValue, UnknownName
@@ -210,16 +210,19 @@ def coverage() -> Coverage:
 
 
 @cache
-def _import_methods() -> None:
-    package = import_module("retrograde")
-    for top in walk_packages(package.__path__, "retrograde."):
-        if top.name.split(".")[1] not in _NO_METHODS:
-            try:
-                import_module(top.name)
-            except ImportError as error:
-                # A missing optional package hides the systems that need it; our own mistakes do not pass.
-                if (error.name or "retrograde").split(".")[0] == "retrograde":
-                    raise
+def _import_methods(package: str = "retrograde") -> None:
+    for module in iter_modules(import_module(package).__path__, f"{package}."):
+        if module.name.rpartition(".")[2] in _NO_METHODS:
+            continue
+        try:
+            import_module(module.name)
+        except ImportError as error:
+            # A missing optional package hides the systems that need it; our own mistakes do not pass.
+            if (error.name or "retrograde").split(".")[0] == "retrograde":
+                raise
+            continue
+        if module.ispkg:
+            _import_methods(module.name)
 
 
 def _fold(title: str) -> str:
