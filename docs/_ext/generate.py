@@ -29,7 +29,7 @@ def paths_page() -> str:
 
 def recipes_page() -> str:
     rows = [(f"`{name}`", sentence(rg.recipes.get(name))) for name in rg.recipes.names()]
-    text = "# Recipes\n\nEvery published solver here is a recipe: `rg.plan(NAME, path, nfe=10)` compiles it to a table.\n\n"
+    text = "# Recipes\n\nEvery published solver here is a recipe: `rg.plan(NAME, path, nfe=10)` writes its table.\n\n"
     text += table(("recipe", "what it is"), rows)
     grids = [(f"`{name}`", sentence(rg.grids.get(name))) for name in rg.grids.names()]
     text += "\n## Grids\n\nWhere the rows look: `grid=NAME`, or your own array of path times.\n\n"
@@ -37,20 +37,20 @@ def recipes_page() -> str:
 
 
 def systems_page() -> str:
-    text = "# Published systems\n\nThe papers whose methods run here, the call that runs each, and the test that proves it.\n\n"
+    text = (
+        "# Published systems\n\nThe papers whose methods run here, the call of each, and the test that proves it.\n\n"
+    )
     for home in rg.systems.HOMES:
         held = [system for system in rg.systems.all() if system.home == home]
         if held:
             rows = [
-                (f"{s.title} ({s.year})", f"arXiv {s.arxiv}" if s.arxiv else "", f"`{s.call}`", f"`{s.test}`")
-                for s in held
+                (f"{one.title} ({one.year})", one.arxiv or "not on arXiv", f"`{one.call}`", f"`{one.test}`")
+                for one in held
             ]
-            text += f"## {home}\n\n" + table(("paper", "where", "call", "test"), rows) + "\n"
+            text += f"## {home}\n\n" + table(("paper", "arXiv", "call", "test"), rows) + "\n"
     cover = rg.systems.coverage()
     rows = [(home, f"{done}", f"{total}") for home, (done, total) in cover.homes.items()]
-    text += (
-        f"## Coverage\n\nOf the {cover.total} papers of the catalogue that can be implemented, {cover.done} run.\n\n"
-    )
+    text += f"## Coverage\n\nOf the catalogue's {cover.total} papers with something to run, {cover.done} run here.\n\n"
     return text + table(("home", "run", "of"), rows)
 
 
