@@ -1,0 +1,187 @@
+"""Grids: explicit arrays of path times, noisiest first, used exactly as given.
+
+A grid holds the times at which a one-evaluation-per-step plan asks the network; the data end is not on it, it is the
+plan's last row. Every grid is a function (path, n, ...) to a tuple of n floats.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from retrograde.errors import BadValue, UnknownName
+from retrograde.paths import Path
+
+Grid = tuple[float, ...]
+
+_GRIDS: dict[str, Callable[..., Grid]] = {}
+
+
+def grid(function: Callable[..., Grid]) -> Callable[..., Grid]:
+    """Register a grid under its function's name."""
+    _GRIDS[function.__name__] = function
+    return function
+
+
+def names() -> tuple[str, ...]:
+    """Return the names of all grids."""
+    return tuple(sorted(_GRIDS))
+
+
+def get(name: str) -> Callable[..., Grid]:
+    """Return the grid called `name`; an unknown name lists the nearest ones."""
+    if name not in _GRIDS:
+        raise UnknownName("grid", name, names())
+    return _GRIDS[name]
+
+
+def levels(path: Path, sigma_min: float | None = None, sigma_max: float | None = None) -> tuple[float, float]:
+    """Return the range of finite noise levels (sigma_min, sigma_max) of a path, each replaced where given.
+
+    A path whose noise end holds no signal (sigma infinite) ends at 0.999 of its time range; grids put their first point
+    on the true end.
+    """
+    low = path.sigma(path.t_min) if sigma_min is None else sigma_min
+    high = path.sigma(path.t_max) if sigma_max is None else sigma_max
+    if math.isinf(high):
+        high = path.sigma(0.999 * path.t_max)
+    if not 0.0 < low < high:
+        raise BadValue(f"sigma_min={low:g}, sigma_max={high:g}", "0 < sigma_min < sigma_max", "swap them")
+    return low, high
+
+
+def from_sigmas(path: Path, sigmas: Sequence[float]) -> Grid:
+    """Return the path times of explicit noise levels s/a, noisiest first (a closing zero is dropped: the end is a row)."""
+    values = [float(s) for s in sigmas]
+    return tuple(path.time_of_sigma(s) for s in (values[:-1] if values and values[-1] == 0.0 else values))
+
+
+def _from_levels(path: Path, sigmas: Sequence[float], sigma_max: float | None) -> Grid:
+    times = [path.time_of_sigma(float(s)) for s in sigmas]
+    if sigma_max is None:
+        times[0] = path.t_max
+    return tuple(times)
+
+
+def _fractions(n: int) -> np.ndarray:
+    if n < 1:
+        raise BadValue(f"a grid of {n} points", "n >= 1", "n=1")
+    return np.linspace(0.0, 1.0, n) if n > 1 else np.zeros(1)
+
+
+@grid
+def karras(
+    path: Path, n: int, *, rho: float = 7.0, sigma_min: float | None = None, sigma_max: float | None = None
+) -> Grid:
+    """Levels uniform in sigma^(1/rho) from sigma_max to sigma_min (Karras et al., 2022, arXiv 2206.00364)."""
+    low, high = levels(path, sigma_min, sigma_max)
+    u = _fractions(n)
+    return _from_levels(path, (high ** (1 / rho) + u * (low ** (1 / rho) - high ** (1 / rho))) ** rho, sigma_max)
+
+
+@grid
+def log_snr(path: Path, n: int, *, sigma_min: float | None = None, sigma_max: float | None = None) -> Grid:
+    """Levels uniform in log(a^2/s^2) (Lu et al., DPM-Solver, 2022, arXiv 2206.00927)."""
+    low, high = levels(path, sigma_min, sigma_max)
+    return _from_levels(path, high * (low / high) ** _fractions(n), sigma_max)
+
+
+@grid
+def sigma(path: Path, n: int, *, sigma_min: float | None = None, sigma_max: float | None = None) -> Grid:
+    """Levels uniform in sigma = s/a."""
+    low, high = levels(path, sigma_min, sigma_max)
+    return _from_levels(path, high + _fractions(n) * (low - high), sigma_max)
+
+
+@grid
+def uniform(path: Path, n: int, *, sigma_min: float | None = None, sigma_max: float | None = None) -> Grid:
+    """Times t_max (1 - i/n): n equal steps of path time down to t = 0, which is the data end and not on the grid."""
+    return _in_time(path, n, 1.0, sigma_min, sigma_max)
+
+
+@grid
+def quadratic(path: Path, n: int, *, sigma_min: float | None = None, sigma_max: float | None = None) -> Grid:
+    """Times uniform in sqrt(t): (sqrt(t_max) (1 - i/n))^2 (Song et al., DDIM, 2020, arXiv 2010.02502)."""
+    return _in_time(path, n, 2.0, sigma_min, sigma_max)
+
+
+def _in_time(path: Path, n: int, power: float, sigma_min: float | None, sigma_max: float | None) -> Grid:
+    _fractions(n)
+    high = path.t_max if sigma_max is None else path.time_of_sigma(sigma_max)
+    low = 0.0 if sigma_min is None else path.time_of_sigma(sigma_min)
+    u = np.arange(n) / n if sigma_min is None else _fractions(n)
+    root = high ** (1 / power) + u * (low ** (1 / power) - high ** (1 / power))
+    return (high, *(float(t) for t in root[1:] ** power))
+
+
+@grid
+def cosine(path: Path, n: int, *, sigma_min: float | None = None, sigma_max: float | None = None) -> Grid:
+    """Levels with atan(sigma) uniform: equal angles on the circle a = cos, s = sin (Nichol and Dhariwal, 2021)."""
+    low, high = levels(path, sigma_min, sigma_max)
+    angles = math.atan(high) + _fractions(n) * (math.atan(low) - math.atan(high))
+    return _from_levels(path, np.tan(angles), sigma_max)
+
+
+@grid
+def shifted(path: Path, n: int, *, shift: float = 3.0) -> Grid:
+    """Flow times u = 1 - i/n moved to shift u/(1 + (shift - 1) u): every sigma times `shift`.
+
+    The resolution shift of Esser et al., 2024, arXiv 2403.03206; applied once, here.
+    """
+    if not shift > 0.0:
+        raise BadValue(f"shift={shift}", "shift > 0", "shift=3.0")
+    _fractions(n)
+    moved = [1.0, *(shift * u / (1.0 + (shift - 1.0) * u) for u in (1.0 - i / n for i in range(1, n)))]
+    return tuple(path.t_max if u == 1.0 else path.time_of_sigma(u / (1.0 - u)) for u in moved)
+
+
+ALIGN_YOUR_STEPS = {
+    "sd15": (14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152, 0.029),
+    "sdxl": (14.615, 6.315, 3.771, 2.181, 1.342, 0.862, 0.555, 0.380, 0.234, 0.113, 0.029),
+    "svd": (700.0, 54.5, 15.886, 7.977, 4.248, 1.789, 0.981, 0.403, 0.173, 0.034, 0.002),
+}
+"""Noise levels of Sabour et al., Align Your Steps, 2024, arXiv 2404.14507, for three public models (10 steps)."""
+
+
+@grid
+def align_your_steps(path: Path, n: int, *, model: str = "sd15") -> Grid:
+    """Levels of a published table, interpolated in log sigma over n points (arXiv 2404.14507).
+
+    With n = 11 the table itself, clipped to the path's range of levels.
+    """
+    if model not in ALIGN_YOUR_STEPS:
+        raise UnknownName("Align-Your-Steps table", model, ALIGN_YOUR_STEPS)
+    table = ALIGN_YOUR_STEPS[model]
+    places = _fractions(n) * (len(table) - 1)
+    values = np.exp(np.interp(places, np.arange(len(table)), np.log(table)))
+    low, high = levels(path)
+    clipped = [s for s in values if low * (1 - 1e-9) <= s <= high * (1 + 1e-9)]
+    if len(clipped) < n:
+        raise BadValue(
+            f"the {model} table, {table[0]} >= sigma >= {table[-1]}, on a path of {high:.4g} >= sigma >= {low:.4g}",
+            "a path that covers the table",
+            "grid='karras'",
+        )
+    return from_sigmas(path, clipped)
+
+
+def make(path: Path, n: int, spec: str | Sequence[float], **options: object) -> Grid:
+    """Return the grid of a name with options, or an explicit array of n path times exactly as given.
+
+    Raises:
+        UnknownName: no such grid.
+        BadValue: an option the grid does not have, or an array of another length.
+    """
+    if isinstance(spec, str):
+        function = get(spec)
+        allowed = [p for p in inspect.signature(function).parameters if p not in ("path", "n")]
+        if unknown := sorted(set(options) - set(allowed)):
+            raise BadValue(f"grid {spec!r} with {unknown}", f"the options {allowed}", f"remove {unknown}")
+        return function(path, n, **options)
+    times = tuple(float(t) for t in spec)
+    if len(times) != n:
+        raise BadValue(f"a grid of {len(times)} times", f"{n} for this recipe and nfe", "leave nfe out: the grid decides")
+    return times

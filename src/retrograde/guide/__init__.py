@@ -1,0 +1,5 @@
+"""Transforms that steer: from denoiser to denoiser."""
+
+from retrograde.guide.cfg import ClassifierFree, cfg
+
+__all__ = ["ClassifierFree", "cfg"]

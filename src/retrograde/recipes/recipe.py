@@ -1,0 +1,248 @@
+"""The registry of published solvers, and `plan`, which compiles one into a table.
+
+A recipe is a function (path, times, options) to rows. It asks the network once at every time of its grid, steps from each
+to the next, and leaves the end ("return the data mean") to `end_row`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from retrograde import grids, laws, systems
+from retrograde.denoisers import AbstractDenoiser
+from retrograde.denoisers.prediction import conversion
+from retrograde.errors import BadType, BadValue, PlanError, UnknownName
+from retrograde.paths import Path
+from retrograde.plan import Plan, Row
+
+
+@dataclasses.dataclass(frozen=True)
+class Level:
+    """A point of a path: its time, its coefficients a and s, and half its log-SNR lam = log(a/s)."""
+
+    t: float
+    a: float
+    s: float
+
+    @property
+    def lam(self) -> float:
+        return math.log(self.a / self.s) if self.a > 0.0 else -math.inf
+
+    @property
+    def sigma(self) -> float:
+        return self.s / self.a if self.a > 0.0 else math.inf
+
+
+def level(path: Path, t: float) -> Level:
+    """Return the level of a path at time t."""
+    return Level(t, path.a(t), path.s(t))
+
+
+def level_between(path: Path, start: Level, end: Level, ratio: float) -> Level:
+    """Return the level a part `ratio` of the way from start to end in log-SNR."""
+    return level(path, path.time_of_log_snr(2.0 * (start.lam + ratio * (end.lam - start.lam))))
+
+
+def end_row(path: Path, t: float, basis: str) -> Row:
+    """Return the last row: ask at t and return the data mean."""
+    c_x, c_output, _ = conversion(path, t, basis, "data")
+    return Row(t, None, (c_x,), (c_output,))
+
+
+Writer = Callable[..., list[Row]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """A published solver as a compiler of plans.
+
+    Attributes:
+        name: its name in the field.
+        version: raised when its tables change, so that stored names stay true.
+        write: (path, times, **options) to the rows between the times; with `stages`, also the evaluations per interval.
+        basis: parameterization of its tables; None where the writer picks by path (it then sets it on the rows' plan).
+        order: declared order of convergence (weak order where it is stochastic).
+        evaluations: evaluations per step.
+        stochastic: whether it draws noise.
+        clock: the variable in which its grid must be smooth (or, with "uniform ", evenly spaced) for that order.
+        summary: one line: what it is.
+    """
+
+    name: str
+    write: Writer
+    basis: Callable[[Path], str]
+    order: int
+    evaluations: int
+    stochastic: bool
+    clock: str
+    summary: str
+    version: int = 1
+    approximate: bool = False
+
+    @property
+    def title(self) -> str:
+        """Name with version, as stored in plans."""
+        return f"{self.name}@{self.version}"
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Options of the recipe with their defaults."""
+        parameters = list(inspect.signature(self.write).parameters.values())[2:]
+        return {p.name: p.default for p in parameters if p.name != "stages"}
+
+    def points(self, nfe: int) -> tuple[int, tuple[int, ...]]:
+        """Return the number of grid points, and the evaluations of each interval, that cost exactly `nfe`.
+
+        The end costs one evaluation; what is left over after full steps becomes one cheaper step, the last.
+        """
+        if nfe < 1:
+            raise BadValue(f"nfe={nfe}", "nfe >= 1", "nfe=1")
+        full, rest = divmod(nfe - 1, self.evaluations)
+        stages = (self.evaluations,) * full + ((rest,) if rest else ())
+        return len(stages) + 1, stages
+
+    def compile(self, path: Path, times: Sequence[float], stages: Sequence[int] | None = None, **options: Any) -> Plan:
+        """Return the plan of this recipe on explicit times.
+
+        Args:
+            stages: evaluations of each interval between the times, for recipes that take several per step.
+
+        Raises:
+            BadValue: unknown options, or times that do not fall.
+        """
+        if unknown := sorted(set(options) - set(self.options)):
+            raise BadValue(f"recipe {self.name!r} with {unknown}", f"the options {sorted(self.options)}", f"remove {unknown}")
+        if not times or any(x <= y for x, y in zip(times, times[1:], strict=False)):
+            raise BadValue(f"times {list(times)[:6]}", "falling path times, noisiest first", "sorted(times, reverse=True)")
+        basis = self.basis(path)
+        if self.evaluations > 1:
+            options["stages"] = tuple(stages) if stages is not None else (self.evaluations,) * (len(times) - 1)
+        rows = [*self.write(path, tuple(times), **options), end_row(path, times[-1], basis)]
+        options.pop("stages", None)
+        provenance = {"recipe": self.name, "options": options, "times": list(times)}
+        fields: dict[str, Any] = {"basis": basis, "recipe": self.title, "start": times[0], "provenance": provenance}
+        try:
+            return Plan(path, tuple(rows), **fields)
+        except PlanError as error:
+            if not self.approximate or laws.POINT_MASS not in error.given:
+                raise
+        return Plan(path, tuple(rows), misses=(laws.POINT_MASS,), **fields)
+
+
+_RECIPES: dict[str, Recipe] = {}
+
+
+def data_basis(path: Path) -> str:
+    """The basis of recipes that step with the data mean."""
+    return "data"
+
+
+def noise_basis(path: Path) -> str:
+    """The basis of recipes that step with the noise mean."""
+    return "noise"
+
+
+def recipe(
+    name: str,
+    *,
+    order: int,
+    summary: str,
+    basis: Callable[[Path], str] = data_basis,
+    evaluations: int = 1,
+    stochastic: bool = False,
+    clock: str = "log_snr",
+    approximate: bool = False,
+    version: int = 1,
+    paper: dict[str, Any] | None = None,
+) -> Callable[[Writer], Writer]:
+    """Register a writer of rows as a recipe, and its paper as a published system.
+
+    Args:
+        paper: title, authors, year, arxiv and test of the system it implements, where it is the one to cite.
+    """
+
+    def register(write: Writer) -> Writer:
+        _RECIPES[name] = Recipe(
+            name, write, basis, order, evaluations, stochastic, clock, summary, version, approximate
+        )
+        if paper is not None:
+            systems.register(systems.System(home="solvers", call=f"rg.plan({name!r}, path, nfe=10)", **paper))
+        return write
+
+    return register
+
+
+def names() -> tuple[str, ...]:
+    """Return the names of all recipes."""
+    return tuple(sorted(_RECIPES))
+
+
+def get(name: str) -> Recipe:
+    """Return the recipe called `name`; an unknown name lists the nearest ones."""
+    if name not in _RECIPES:
+        raise UnknownName("recipe", name, names())
+    return _RECIPES[name]
+
+
+def plan(
+    name: str,
+    path: Path | AbstractDenoiser,
+    *,
+    nfe: int | None = None,
+    grid: str | Sequence[float] | None = None,
+    start: float | None = None,
+    **options: Any,
+) -> Plan:
+    """Compile a published solver into a plan of exactly `nfe` network evaluations.
+
+    Args:
+        name: a recipe of `recipes.names()`.
+        path: the path, or a denoiser; a denoiser's grid is snapped to the times its network was trained at.
+        nfe: network evaluations; left out, the explicit grid decides.
+        grid: a grid of `grids.names()`, or explicit path times, used exactly as given. By default "karras", and "uniform"
+            on paths whose noise end holds no signal.
+        start: noise level s/a to start from, instead of the path's noise end.
+        **options: options of the recipe (eta=...) and of the grid (rho=...).
+
+    Raises:
+        UnknownName: unknown recipe or grid.
+        BadValue: an option neither has, or neither nfe nor explicit times.
+        PlanError: the table breaks a law.
+    """
+    chosen = get(name)
+    denoiser = path if isinstance(path, AbstractDenoiser) else None
+    path = path.path if isinstance(path, AbstractDenoiser) else path
+    if not isinstance(path, Path):
+        raise BadType(f"path={path!r}", "a path or a denoiser", "retrograde.plan('ddim', retrograde.paths.EDM(), nfe=10)")
+    own = {k: options.pop(k) for k in list(options) if k in chosen.options}
+    endless = path.a(path.t_max) == 0.0
+    grid = ("uniform" if endless else "karras") if grid is None else grid
+    if isinstance(grid, str):
+        if nfe is None:
+            raise BadValue(f"plan({name!r}) without nfe", "a number of network evaluations", "nfe=10")
+        accepted = inspect.signature(grids.get(grid)).parameters
+        if start is None and endless and chosen.basis(path) == "noise" and "sigma_max" in accepted:
+            start = grids.levels(path)[1]  # noise predictions say nothing of the data where the path holds no signal
+        if start is not None:
+            options["sigma_max"] = start
+        count, stages = chosen.points(nfe)
+        times = grids.make(path, count, grid, **options)
+    else:
+        times = tuple(float(t) for t in grid)
+        if options:
+            raise BadValue(f"options {sorted(options)} beside explicit times", f"{sorted(chosen.options)}", "remove them")
+        count, stages = (len(times), None) if nfe is None else chosen.points(nfe)
+        times = grids.make(path, count, times)
+    if denoiser is not None:
+        times = tuple(dict.fromkeys(denoiser.snap(t) for t in times))
+        if stages is not None and len(times) != count:
+            raise BadValue(
+                f"nfe={nfe} on grid {grid!r}, which after snapping has {len(times)} different times",
+                f"{count} times the network was trained at",
+                "grid='uniform', or fewer evaluations",
+            )
+    return chosen.compile(path, times, stages, **own)

@@ -1,0 +1,286 @@
+"""The loop: executes a plan.
+
+One generator serves everything: progress bars, previews, recording and early stopping read the states it yields. Its own
+state lives in the call.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+from collections import Counter, deque
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from retrograde.denoisers import AbstractDenoiser, Prediction
+from retrograde.errors import BadValue, PlanError, RetrogradeError
+from retrograde.noise import Noise
+from retrograde.plan import Coefficient, Plan, Row
+
+Gradient = Literal["none", "unroll", "checkpoint"]
+
+
+@dataclasses.dataclass
+class Ledger:
+    """What a run has cost so far.
+
+    Attributes:
+        evaluations: network evaluations per item, by network and branch.
+        rows: rows executed.
+        seconds: time spent inside the denoiser.
+    """
+
+    evaluations: Counter[str] = dataclasses.field(default_factory=Counter)
+    rows: int = 0
+    seconds: float = 0.0
+
+    @property
+    def nfe(self) -> int:
+        """Network evaluations per item, over all networks and branches."""
+        return sum(self.evaluations.values())
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Memory:
+    """The past a multistep row looks at, newest first: states, predictions in the plan's basis, noise draws."""
+
+    states: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...] = ()
+    noises: tuple[Tensor, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class State:
+    """What a run yields after each row.
+
+    Attributes:
+        x_t: the state the row made, [batch, *shape].
+        t: its path time; None for the data.
+        row: the row that ran.
+        index: its number in the run.
+        prediction: the newest prediction (None before the first).
+        ledger: the cost so far (the same object during the whole run).
+        memory: the history, enough to continue with plan[index + 1:].
+    """
+
+    x_t: Tensor
+    t: float | None
+    row: Row
+    index: int
+    prediction: Prediction | None
+    ledger: Ledger
+    memory: Memory
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean of the data given the state the network last saw: a preview of the sample."""
+        return self.x_t if self.prediction is None else self.prediction.data
+
+
+class Controller(Protocol):
+    """Decides while running."""
+
+    consumes: frozenset[str]
+
+    def rewrite(self, remaining: tuple[Row, ...], state: State | None) -> tuple[Row, ...]:
+        """Return the rows still to run, given those planned; `state` is the last one, None before the first row."""
+        ...
+
+    def correct(self, state: State) -> Tensor:
+        """Return the state to go on with, after a row."""
+        ...
+
+
+class Particles(Protocol):
+    """Resamples the batch between rows."""
+
+    def resample(self, state: State) -> Tensor | None:
+        """Return for each place of the batch the index of its ancestor [batch], or None to keep all."""
+        ...
+
+
+class NonFinite(RetrogradeError, ArithmeticError):
+    """A network returned NaN or infinity.
+
+    Attributes:
+        row: number of the row.
+        items: places in the batch that are not finite.
+        samples: finished samples of other items, where a caller collected them.
+        finished: the numbers of those items.
+    """
+
+    def __init__(self, row: int, time: float | None, items: list[int], statistics: str) -> None:
+        super().__init__(
+            f"NaN or infinity in row {row} at time {time} for items {items[:8]}{'...' if len(items) > 8 else ''}; "
+            f"the state before it: {statistics}",
+            "a network that returns finite values on every level of the plan",
+            "look at its output there (denoiser(x_t, t).value), compute in float32, or start the plan at a lower level",
+        )
+        self.row, self.items = row, items
+        self.samples: Tensor | None = None
+        self.finished: list[int] = []
+
+
+def combine(terms: Iterator[tuple[Coefficient, Tensor]]) -> Tensor:
+    """Return the sum of coefficient times tensor, allocating one result."""
+    total: Tensor | None = None
+    for coefficient, tensor in terms:
+        if isinstance(coefficient, Tensor):
+            factor = coefficient.to(device=tensor.device, dtype=tensor.dtype)
+            total = tensor * factor if total is None else total.addcmul_(factor, tensor)
+        elif coefficient != 0.0:
+            total = tensor * coefficient if total is None else total.add_(tensor, alpha=coefficient)
+    if total is None:
+        raise PlanError("a row whose coefficients are all zero", "at least one nonzero coefficient", "remove the row")
+    return total
+
+
+def run(
+    plan: Plan,
+    denoiser: AbstractDenoiser,
+    x: Tensor,
+    *,
+    noise: Noise | None = None,
+    condition: Mapping[str, Tensor] | None = None,
+    controllers: Sequence[Controller] = (),
+    particles: Particles | None = None,
+    gradient: Gradient = "none",
+    memory: Memory | None = None,
+) -> Generator[State, None, Plan]:
+    """Execute a plan from state x [batch, *shape] at time plan.start, yielding after every row.
+
+    Args:
+        noise: source of randomness; needed by a stochastic plan.
+        condition: prepared conditions, one entry per item (see `prepare_condition`).
+        gradient: "none" records no graph; "unroll" differentiates through every evaluation; "checkpoint" recomputes each
+            evaluation in the backward pass, for memory of one evaluation.
+        memory: the history that a plan cut from a longer one needs (`state.memory` of the run it continues).
+
+    Returns:
+        As the generator's value, the plan that really ran.
+
+    Raises:
+        PlanError: plan and denoiser do not fit, or a knob is not consumed by exactly one part.
+        NonFinite: the network returned NaN or infinity.
+    """
+    plan = plan.bind(denoiser)
+    _check(plan, denoiser, noise, controllers, memory, gradient)
+    depth = plan.depth
+    past = Memory((x,)) if memory is None else memory
+    states, outputs, noises = deque(past.states, depth[0]), deque(past.outputs, depth[1]), deque(past.noises, depth[2])
+    ledger, visits = Ledger(), Counter()
+    remaining, ran = plan.rows, list[Row]()
+    state: State | None = None
+    prediction: Prediction | None = None
+    condition = {} if condition is None else condition
+    clock = plan.start
+    while remaining:
+        with contextlib.nullcontext() if gradient != "none" else torch.no_grad():
+            for controller in controllers:
+                remaining = tuple(controller.rewrite(remaining, state))
+            if not remaining:
+                break
+            row, remaining = remaining[0], remaining[1:]
+            if row.time is not None:
+                prediction = _ask(denoiser, states[0], row, condition, gradient, ledger)
+                outputs.appendleft(prediction.read(plan.basis))
+            if row.noises and noise is not None:
+                interval = (-1.0 if clock is None else clock, -1.0 if row.next_time is None else row.next_time)
+                shape, like = states[0].shape[1:], states[0]
+                noises.appendleft(noise.draw(shape, interval, visits[interval], like.dtype, like.device))
+                visits[interval] += 1
+            x_next = combine(
+                (
+                    *zip(row.states, states, strict=False),
+                    *zip(row.outputs, outputs, strict=False),
+                    *zip(row.noises, noises, strict=False),
+                )
+            )
+            _guard(x_next, states[0], len(ran), row)
+            states.appendleft(x_next)
+            ran.append(row)
+            ledger.rows += 1
+            clock = row.next_time
+            state = State(x_next, clock, row, len(ran) - 1, prediction, ledger, Memory(*map(tuple, (states, outputs, noises))))
+            for controller in controllers:
+                states[0] = controller.correct(state)
+                state = dataclasses.replace(state, x_t=states[0])
+            ancestors = None if particles is None else particles.resample(state)
+            if ancestors is not None:
+                for history in (states, outputs, noises):
+                    for place, tensor in enumerate(history):
+                        history[place] = tensor[ancestors]
+                state = dataclasses.replace(state, x_t=states[0])
+        yield state
+    return plan if tuple(ran) == plan.rows else dataclasses.replace(plan, rows=tuple(ran))
+
+
+def _ask(
+    denoiser: AbstractDenoiser,
+    x: Tensor,
+    row: Row,
+    condition: Mapping[str, Tensor],
+    gradient: Gradient,
+    ledger: Ledger,
+) -> Prediction:
+    began = time.perf_counter()
+    t: Any = row.time
+    if gradient == "checkpoint":
+        kept: list[Prediction] = []
+
+        def evaluate(x: Tensor) -> Tensor:
+            kept.append(denoiser.predict(x, t, condition, row.knobs, row.network_time))
+            return kept[-1].value
+
+        value = checkpoint(evaluate, x, use_reentrant=False)
+        prediction = dataclasses.replace(kept[0], x_t=x, value=value, parts={})
+    else:
+        prediction = denoiser.predict(x, t, condition, row.knobs, row.network_time)
+    ledger.seconds += time.perf_counter() - began
+    ledger.evaluations.update(prediction.evaluations)
+    return prediction
+
+
+def _guard(x_next: Tensor, x: Tensor, index: int, row: Row) -> None:
+    """Stop at the first state that is not finite; a sum is one cheap pass, and only the CPU may look at it for free."""
+    if x_next.device.type != "cpu" or torch.isfinite(x_next.detach().sum()):
+        return
+    bad = (~torch.isfinite(x_next)).flatten(1).any(1)
+    if bad.any():
+        kept = x.detach().double()
+        statistics = f"mean {kept.mean():.4g}, std {kept.std():.4g}, min {kept.min():.4g}, max {kept.max():.4g}"
+        raise NonFinite(index, row.time, bad.nonzero().flatten().tolist(), statistics)
+
+
+def _check(
+    plan: Plan,
+    denoiser: AbstractDenoiser,
+    noise: Noise | None,
+    controllers: Sequence[Controller],
+    memory: Memory | None,
+    gradient: str,
+) -> None:
+    if plan.stochastic and noise is None:
+        raise PlanError(f"the stochastic plan {plan.recipe} without noise", "a source of noise", "noise=Noise.first(n, seed)")
+    if plan.history and memory is None:
+        raise PlanError(
+            f"a plan that needs {plan.history} earlier predictions, without them",
+            "memory= of the run it continues",
+            "steps(plan[k:], denoiser, state=state), or plan.from_noise(sigma) for a plan that starts by itself",
+        )
+    if gradient not in ("none", "unroll", "checkpoint"):
+        raise BadValue(f"gradient={gradient!r}", "'none', 'unroll', 'checkpoint'", "gradient='none'")
+    parts = [denoiser.consumes, *(c.consumes for c in controllers)]
+    for knob in sorted({knob for row in plan.rows for knob in row.knobs}):
+        takers = sum(knob in part for part in parts)
+        if takers != 1:
+            raise PlanError(
+                f"knob {knob!r} of {plan.recipe}, consumed by {takers} parts of this run",
+                "each knob is consumed by exactly one transform or controller",
+                f"add the part that obeys {knob!r}, or remove the knob from the rows",
+            )
