@@ -6,7 +6,7 @@ from typing import final
 import torch
 from torch import nn
 
-from retrograde.errors import InvalidArgument
+from retrograde.errors import BadType, BadValue, ShapeError
 
 
 @final
@@ -40,8 +40,10 @@ class LevelEmbedding(nn.Module):
         if self.labels is not None:
             embedded = embedded + self.labels(_class_indices(label, self.classes, network_time))
         elif label is not None:
-            raise InvalidArgument(
-                "a label was given to a network without classes; leave it out, or build the network with classes=10"
+            raise BadValue(
+                "a label was given to a network without classes",
+                "no label",
+                "leave the label out, or build the network with classes=10",
             )
         return embedded
 
@@ -53,11 +55,13 @@ def _class_indices(label: torch.Tensor | int | None, classes: int, like: torch.T
         return torch.full((n,), classes, dtype=torch.int64, device=like.device)
     indices = torch.as_tensor(label, device=like.device)
     if indices.is_floating_point():
-        raise InvalidArgument(f"labels are class numbers, got dtype {indices.dtype}; pass label.long()")
+        raise BadType(f"labels of dtype {indices.dtype}", f"whole numbers 0..{classes}", "pass label.long()")
     if indices.dim() == 0:
         indices = indices.expand(n)
     if indices.shape != (n,):
-        raise InvalidArgument(
-            f"expected one label per item, shape ({n},), got {tuple(indices.shape)}; pass label.reshape({n})"
+        raise ShapeError(
+            f"labels of shape {tuple(indices.shape)} for {n} items",
+            f"one number, or shape ({n},)",
+            f"pass label.reshape({n})",
         )
     return indices.long()

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from retrograde.errors import InvalidArgument
+from retrograde.errors import BadValue, ShapeError
 from retrograde.nets.embedding import LevelEmbedding
 
 
@@ -23,7 +23,8 @@ class UNet(nn.Module):
     Shapes: x_t [n, *shape], network_time [n], label int64 [n] (or a number, or None: the null class, `classes`)
     -> [n, *shape].
 
-    Raises InvalidArgument for sizes that do not divide, and for channels that are not a multiple of 8.
+    Raises BadValue for sizes that do not divide and for channels that are not a multiple of 8, ShapeError for an
+    input of another shape.
 
     References: Ronneberger, Fischer, Brox 2015, "U-Net", arXiv:1505.04597; Dhariwal, Nichol 2021, "Diffusion Models
     Beat GANs on Image Synthesis", arXiv:2105.05233 (scale-shift conditioning, attention).
@@ -64,9 +65,7 @@ class UNet(nn.Module):
         self.middle = _Block(channels[-1], channels[-1], width, len(channels) - 1 in attention, dropout)
         for k, c in reversed(list(enumerate(channels))):
             attends = k in attention
-            self.up.append(
-                nn.ModuleList(_Block(c + kept.pop(), c, width, attends, dropout) for _ in range(blocks + 1))
-            )
+            self.up.append(nn.ModuleList(_Block(c + kept.pop(), c, width, attends, dropout) for _ in range(blocks + 1)))
             if k > 0:
                 self.grow.append(nn.Conv2d(c, channels[k - 1], 3, padding=1))
         self.norm = nn.GroupNorm(8, channels[0])
@@ -78,9 +77,10 @@ class UNet(nn.Module):
         self, x_t: torch.Tensor, network_time: torch.Tensor, label: torch.Tensor | int | None = None
     ) -> torch.Tensor:
         if tuple(x_t.shape[1:]) != self.shape:
-            raise InvalidArgument(
-                f"this UNet works on [n, {', '.join(map(str, self.shape))}], got {list(x_t.shape)}; "
-                f"build one with shape={tuple(x_t.shape[1:])}"
+            raise ShapeError(
+                f"an input of shape {list(x_t.shape)}",
+                f"[n, {', '.join(map(str, self.shape))}]",
+                f"build the network with shape={tuple(x_t.shape[1:])}",
             )
         told = functional.silu(self.embedding(network_time, label))  # type: ignore[arg-type]
         h = self.enter(functional.pixel_unshuffle(x_t, self.patch))
@@ -151,13 +151,15 @@ class _Attention(nn.Module):
 def _check(shape: Sequence[int], channels: Sequence[int], patch: int) -> None:
     factor = patch * 2 ** (len(channels) - 1)
     if len(shape) != 3 or shape[1] % factor or shape[2] % factor:
-        raise InvalidArgument(
-            f"shape {tuple(shape)} cannot be halved to {len(channels)} levels of patches of {patch}: "
-            f"height and width must be multiples of {factor}; use fewer channels entries or patch=1"
+        raise BadValue(
+            f"shape={tuple(shape)} with {len(channels)} levels of patches of {patch}",
+            f"(channels, height, width) with height and width multiples of {factor}",
+            "use fewer entries in channels, or patch=1",
         )
     for c in channels:
         if c % 8 or (c > 32 and c % (c // 32)):
-            raise InvalidArgument(
-                f"channels {tuple(channels)}: each must be a multiple of 8 that its c // 32 heads divide; "
-                "use for instance channels=(32, 64)"
+            raise BadValue(
+                f"channels={tuple(channels)}",
+                "multiples of 8, divisible by the c // 32 attention heads",
+                "use for instance channels=(32, 64)",
             )

@@ -1,0 +1,29 @@
+"""Training denoisers: the objective for every parameterization, and a loop that can be resumed."""
+
+from retrograde.train.average import PowerAverage, power_gamma
+from retrograde.train.config import TrainConfig
+from retrograde.train.fit import Trained, fit
+from retrograde.train.held_out import held_out_loss
+from retrograde.train.levels import LAWS, LevelLaw, LogitNormal, LogNormalSigma, Uniform, level_law, standard_law
+from retrograde.train.objective import loss, question
+from retrograde.train.run import export, run
+
+__all__ = [
+    "LAWS",
+    "LevelLaw",
+    "LogNormalSigma",
+    "LogitNormal",
+    "PowerAverage",
+    "TrainConfig",
+    "Trained",
+    "Uniform",
+    "export",
+    "fit",
+    "held_out_loss",
+    "level_law",
+    "loss",
+    "power_gamma",
+    "question",
+    "run",
+    "standard_law",
+]

@@ -1,0 +1,121 @@
+"""The denoising objective, for every path and every parameterization."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from retrograde.denoisers import Denoiser
+from retrograde.errors import ShapeError, UnknownName
+from retrograde.paths import Path
+
+_MEASURES = ("data", "noise", "score", "v", "velocity")
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a network is asked at (x_t, t), and what a perfect one would answer on this draw.
+
+    Shapes: network_input [n, *shape], network_time [n], target [n, *shape], weight [n, 1, ...].
+    """
+
+    network_input: torch.Tensor
+    network_time: torch.Tensor
+    target: torch.Tensor
+    weight: torch.Tensor
+
+
+def loss(
+    denoiser: Denoiser,
+    x_0: torch.Tensor,
+    t: torch.Tensor,
+    eps: torch.Tensor,
+    conditions: Mapping[str, torch.Tensor] | None = None,
+    measure: str | None = None,
+) -> torch.Tensor:
+    """Return the denoising loss of every item, w(t) mean |F(x_t) - target|^2 with x_t = a x_0 + s eps.
+
+    The target is x_0 ("data"), eps ("noise"), -eps/s ("score"), a eps - s x_0 ("v"), a' x_0 + s' eps ("velocity") or
+    (x_0 - c_skip x)/c_out ("edm"), whose minimiser is the conditional mean. `measure` names the quantity whose squared
+    error is taken; without it the weights are the usual ones: the network's own quantity, noise for "score" (w = s^2),
+    and the unit-weighted F of "edm" (w = 1/c_out^2 on the data mean).
+
+    Shapes: x_0, eps [n, *shape], t [n] path times, conditions name -> [n] -> [n].
+
+    Raises ShapeError where x_0, eps and t do not belong together, UnknownName for another measure.
+
+    References: Ho, Jain, Abbeel 2020, "Denoising Diffusion Probabilistic Models", arXiv:2006.11239; Salimans, Ho 2022,
+    "Progressive Distillation", arXiv:2202.00512 (v); Lipman et al. 2022, "Flow Matching for Generative Modeling",
+    arXiv:2210.02747; Karras et al. 2022, arXiv:2206.00364 (edm).
+    """
+    asked = question(denoiser, x_0, t, eps, measure)
+    output = denoiser.network(asked.network_input, asked.network_time, **(conditions or {}))
+    squared = (output.to(asked.target.dtype) - asked.target).square() * asked.weight
+    return squared.flatten(1).mean(1)
+
+
+def question(
+    denoiser: Denoiser, x_0: torch.Tensor, t: torch.Tensor, eps: torch.Tensor, measure: str | None = None
+) -> Question:
+    """Return the network's input, its target and the weight of the squared error; shapes as in `loss`."""
+    if x_0.shape != eps.shape or t.shape != x_0.shape[:1]:
+        raise ShapeError(
+            f"x_0 {list(x_0.shape)}, eps {list(eps.shape)}, t {list(t.shape)}",
+            "x_0 and eps of one shape, t with one time per item",
+            "draw eps = torch.randn_like(x_0) and t of shape (len(x_0),)",
+        )
+    if measure is not None and measure not in _MEASURES:
+        raise UnknownName("measure", measure, _MEASURES)
+    path = denoiser.path
+    times = t.double().reshape(-1, *[1] * (x_0.dim() - 1))
+    a_t, s_t = path.a(times), path.s(times)
+    x_t = (a_t * x_0 + s_t * eps).to(x_0.dtype)
+    told = torch.tensor([denoiser.network_time(one) for one in t.tolist()], dtype=torch.float32, device=x_0.device)
+    if denoiser.predicts == "edm":
+        sigma, d = s_t / a_t, denoiser.sigma_data
+        norm = (sigma**2 + d**2).sqrt()
+        c_skip, c_out = (d / norm) ** 2, sigma * d / norm
+        # (x_0 - c_skip x)/c_out with x = x_0 + sigma eps, without the cancellation at small sigma.
+        target = (sigma / d * x_0 - d * eps) / norm
+        to_data = c_out
+        network_input = (x_t / (a_t * norm)).to(x_0.dtype)
+        measured = measure
+    else:
+        target = _target(path, denoiser.predicts, times, x_0, eps)
+        to_data = _data_per_unit(path, denoiser.predicts, times)
+        network_input = x_t
+        measured = measure or ("noise" if denoiser.predicts == "score" else denoiser.predicts)
+    weight = torch.ones_like(times) if measured is None else (to_data / _data_per_unit(path, measured, times)) ** 2
+    return Question(network_input, told, target.to(x_0.dtype), weight.to(x_0.dtype))
+
+
+def _target(path: Path, kind: str, t: torch.Tensor, x_0: torch.Tensor, eps: torch.Tensor) -> torch.Tensor:
+    match kind:
+        case "data":
+            return x_0
+        case "noise":
+            return eps
+        case "score":
+            return -eps / path.s(t)
+        case "v":
+            return path.a(t) * eps - path.s(t) * x_0
+        case "velocity":
+            return path.a_dot(t) * x_0 + path.s_dot(t) * eps
+    raise UnknownName("prediction", kind, (*_MEASURES, "edm"))
+
+
+def _data_per_unit(path: Path, kind: str, t: torch.Tensor) -> torch.Tensor:
+    """Change of the data mean, at fixed x_t, per unit of change of a quantity p x_0 + q eps: s/(p s - q a)."""
+    a_t, s_t = path.a(t), path.s(t)
+    match kind:
+        case "data":
+            p, q = torch.ones_like(t), torch.zeros_like(t)
+        case "noise":
+            p, q = torch.zeros_like(t), torch.ones_like(t)
+        case "score":
+            p, q = torch.zeros_like(t), -1.0 / s_t
+        case "v":
+            p, q = -s_t, a_t
+        case _:
+            p, q = path.a_dot(t), path.s_dot(t)
+    return s_t / (p * s_t - q * a_t)

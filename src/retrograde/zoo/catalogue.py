@@ -1,0 +1,131 @@
+"""Loading and saving denoisers by name, folder or function."""
+
+import re
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from retrograde import nets, paths
+from retrograde.denoisers import AbstractDenoiser, Denoiser
+from retrograde.errors import BadType, BadValue, UnknownName
+from retrograde.train.folder import ModelConfig, read_config, read_weights, write_folder
+from retrograde.zoo.features import load_classifier
+
+_MODELS = Path(__file__).with_name("models")
+_FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+
+
+def models() -> tuple[str, ...]:
+    """Return the names of the embedded denoisers, sorted."""
+    return tuple(sorted(file.parent.name for file in _MODELS.glob("*/config.json") if _is_denoiser(file.parent)))
+
+
+def load(source: str | Path, dtype: torch.dtype | None = None) -> AbstractDenoiser:
+    """Return a denoiser: an embedded one by name, one from a model folder, or what "package.module:function" returns.
+
+    Weights are upcast to float32; `dtype` is the type the network computes in (None: float32). The network is in
+    evaluation mode and its parameters ask for no gradient.
+
+    Raises UnknownName for a name that is neither embedded nor a folder, BadValue for a broken folder or function,
+    BadType where a function returns something that is not a denoiser.
+    """
+    text = str(source)
+    if text in models():
+        return _from_folder(_MODELS / text, dtype)
+    if Path(source).is_dir():
+        return _from_folder(Path(source), dtype)
+    if _FUNCTION.fullmatch(text):
+        return _from_function(text)
+    if "/" in text:
+        raise BadValue(f"no folder {text!r}", "a folder with config.json and model.safetensors", "check the path")
+    raise UnknownName("model", text, models())
+
+
+def save(denoiser: Denoiser | nn.Module, folder: str | Path, config: ModelConfig, card: str = "") -> Path:
+    """Write a model folder that `load` reads back; an existing folder is replaced in one move.
+
+    `config.network` names the class in `retrograde.nets` and its keywords.
+
+    Raises BadType where there is no module to store, BadValue where the configuration does not build a network with
+    the same tensors.
+    """
+    network = denoiser if isinstance(denoiser, nn.Module) else denoiser.network
+    if not isinstance(network, nn.Module):
+        raise BadType(f"a network of type {type(network).__name__}", "a torch.nn.Module", "wrap it in a module")
+    built = {name: value.shape for name, value in build_network(config.network).state_dict().items()}
+    given = {name: value.shape for name, value in network.state_dict().items()}
+    if built != given:
+        wrong = sorted(name for name in built.keys() | given.keys() if built.get(name) != given.get(name))
+        raise BadValue(
+            f"config.network builds other tensors than the network has: {', '.join(wrong[:4])}",
+            "the keywords the network was made with",
+            "correct config.network",
+        )
+    return write_folder(folder, config, network, card)
+
+
+def classifier() -> nets.Classifier:
+    """Return the embedded classifier of 28x28 digits; `classifier().features(x)` is [n, 64]."""
+    return load_classifier(_MODELS / "digits-classifier")
+
+
+def build_network(described: dict[str, Any]) -> nn.Module:
+    """Build the network a configuration describes: "class" in `retrograde.nets`, or "package.module:Class", and keywords.
+
+    Raises UnknownName for an unknown class, BadValue for keywords it does not take.
+    """
+    arguments = dict(described)
+    name = str(arguments.pop("class", ""))
+    if _FUNCTION.fullmatch(name):
+        make = _imported(name)
+    elif name in nets.__all__:
+        make = getattr(nets, name)
+    else:
+        raise UnknownName("network", name, nets.__all__)
+    try:
+        return make(**arguments)
+    except TypeError as error:
+        raise BadValue(
+            f"{name} with {sorted(arguments)}: {error}", "the keywords of its class", "correct them"
+        ) from None
+
+
+def _from_folder(folder: Path, dtype: torch.dtype | None) -> Denoiser:
+    config = read_config(folder)
+    network = build_network(config.network)
+    read_weights(folder, network)
+    network.eval().requires_grad_(False)
+    if dtype is not None:
+        network.to(dtype)
+    return Denoiser(
+        network,
+        paths.from_config(config.path),
+        config.predicts,
+        tuple(config.shape),
+        conditions=config.conditions,
+        sigma_data=config.sigma_data,
+        dtype=dtype,
+        name=config.name,
+    )
+
+
+def _from_function(text: str) -> AbstractDenoiser:
+    made = _imported(text)()
+    if not isinstance(made, AbstractDenoiser):
+        raise BadType(f"{text!r} returned a {type(made).__name__}", "a denoiser", "return retrograde.Denoiser(...)")
+    return made
+
+
+def _imported(text: str) -> Any:
+    module, _, name = text.partition(":")
+    try:
+        return getattr(import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise BadValue(f"{text!r}: {error}", "package.module:function", "check both parts") from error
+
+
+def _is_denoiser(folder: Path) -> bool:
+    return (folder / "model.safetensors").is_file() and '"predicts"' in (folder / "config.json").read_text("utf-8")
