@@ -136,5 +136,10 @@ def test_no_promise_of_later_work():
     assert not {name: words for name, words in found.items() if words}
 
 
+def test_the_readme_shows_the_plan_as_it_prints():
+    plan = retrograde.plan("dpmpp_2m", retrograde.paths.EDM(), nfe=5)
+    assert str(plan) in (ROOT / "README.md").read_text()
+
+
 def test_citation_and_version_agree():
     assert f"version: {retrograde.__version__}" in (ROOT / "CITATION.cff").read_text()

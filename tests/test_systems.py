@@ -119,12 +119,17 @@ def test_cite(registry):
     system = register(System(**MADE_UP))
     assert cite("no_such_recipe") == cite("9901.00001") == cite(system.title.upper()) == system.bibtex()
     text = system.bibtex()
-    assert text.startswith("@misc{lovelace1999made,")
+    assert text.startswith("@misc{lovelace1999madeup,")
     assert "author = {Ada Lovelace and Émile Borel and others}" in text
     assert "eprint = {9901.00001}" in text
     assert text.count("{") == text.count("}")
     with pytest.raises(UnknownName, match="no_such_recipe"):
         cite("no_such_recipes")
+
+
+def test_no_two_papers_share_a_citation_key():
+    keys = [text.partition(",")[0] for text in {system.bibtex() for system in SYSTEMS}]
+    assert sorted(keys) == sorted(set(keys))
 
 
 def test_by_title(registry):

@@ -28,9 +28,13 @@ def paths_page() -> str:
 
 
 def recipes_page() -> str:
-    rows = [(f"`{name}`", sentence(rg.recipes.get(name))) for name in rg.recipes.names()]
+    rows = []
+    for name in rg.recipes.names():
+        one = rg.recipes.get(name)
+        kind = "stochastic" if one.stochastic else "deterministic"
+        rows.append((f"`{name}`", one.summary, str(one.order), str(one.evaluations), kind))
     text = "# Recipes\n\nEvery published solver here is a recipe: `rg.plan(NAME, path, nfe=10)` writes its table.\n\n"
-    text += table(("recipe", "what it is"), rows)
+    text += table(("recipe", "what it is", "order", "evaluations per step", "kind"), rows)
     grids = [(f"`{name}`", sentence(rg.grids.get(name))) for name in rg.grids.names()]
     text += "\n## Grids\n\nWhere the rows look: `grid=NAME`, or your own array of path times.\n\n"
     return text + table(("grid", "what it is"), grids)

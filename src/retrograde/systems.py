@@ -107,13 +107,14 @@ class System:
 
     def bibtex(self) -> str:
         """The entry for a LaTeX bibliography."""
-        surname = _ascii(self.author_list[0].split()[-1])
-        word = next((w for w in re.findall(r"\w+", self.title) if len(w) > 3), self.title)
+        surname = _key(self.author_list[0].split()[-1])
+        name, colon, _ = self.title.partition(":")
+        word = name if colon else next((w for w in self.title.split() if len(w) > 3), self.title)
         fields = {"title": f"{{{self.title}}}", "author": " and ".join(self.author_list), "year": str(self.year)}
         if self.arxiv is not None:
             fields |= {"eprint": self.arxiv, "archivePrefix": "arXiv"}
         body = ",\n".join(f"  {name} = {{{value}}}" for name, value in fields.items())
-        return f"@misc{{{surname}{self.year}{_ascii(word)},\n{body}\n}}"
+        return f"@misc{{{surname}{self.year}{_key(word)},\n{body}\n}}"
 
 
 @final
@@ -229,5 +230,5 @@ def _fold(title: str) -> str:
     return " ".join(re.findall(r"\w+", title.casefold()))
 
 
-def _ascii(word: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", word.casefold()) or "anon"
+def _key(words: str) -> str:
+    return re.sub(r"[^a-z0-9+]", "", words.casefold()) or "anon"
