@@ -1,6 +1,10 @@
-"""Write the pages that list what is registered: recipes, paths, grids and published systems."""
+"""Write the pages that list what is there: commands, paths, recipes, grids and published systems."""
 
 import inspect
+import os
+import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -58,7 +62,32 @@ def systems_page() -> str:
     return text + table(("home", "run", "of"), rows)
 
 
-PAGES: dict[str, Callable[[], str]] = {"paths": paths_page, "recipes": recipes_page, "systems": systems_page}
+def help_of(*command: str) -> str:
+    """What `retrograde COMMAND --help` prints, as plain text."""
+    code = "import sys; from retrograde.cli import main; sys.argv[0] = 'retrograde'; main()"
+    plain = os.environ | {"TYPER_USE_RICH": "0", "NO_COLOR": "1", "COLUMNS": "100", "TERM": "dumb"}
+    called = [sys.executable, "-c", code, *command, "--help"]
+    return subprocess.run(called, capture_output=True, text=True, check=True, env=plain).stdout
+
+
+def command_page() -> str:
+    top = help_of()
+    listed = re.findall(r"^  ([a-z][\w-]*)\b", top.partition("Commands:")[2], re.MULTILINE)
+    if not listed:
+        raise ValueError(f"no commands found in the help of `retrograde`:\n{top}")
+    text = "# The command\n\nThe command answers without loading torch until there is work to do.\n"
+    text += f"\n```text\n{top.strip()}\n```\n"
+    for name in listed:
+        text += f"\n## retrograde {name}\n\n```text\n{help_of(name).strip()}\n```\n"
+    return text
+
+
+PAGES: dict[str, Callable[[], str]] = {
+    "command": command_page,
+    "paths": paths_page,
+    "recipes": recipes_page,
+    "systems": systems_page,
+}
 
 
 def write_pages(app: Any) -> None:
