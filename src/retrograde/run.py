@@ -47,11 +47,15 @@ class Ledger:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Memory:
-    """The past a multistep row looks at, newest first: states, predictions in the plan's basis, noise draws."""
+    """The past a multistep row looks at, newest first: states, predictions in the plan's basis, noise draws.
+
+    `visits` counts the draws on each interval, so that a continued run goes on with fresh noise where it comes back.
+    """
 
     states: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...] = ()
     noises: tuple[Tensor, ...] = ()
+    visits: Mapping[tuple[float, float], int] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -171,9 +175,11 @@ def run(
     plan = plan.bind(denoiser)
     _check(plan, denoiser, noise, controllers, memory, gradient)
     depth = plan.depth
-    past = Memory((x,)) if memory is None else memory
-    states, outputs, noises = deque(past.states, depth[0]), deque(past.outputs, depth[1]), deque(past.noises, depth[2])
-    ledger, visits = Ledger(), Counter()
+    past = memory or Memory((x,))
+    # cut to their length first: built from a longer iterable a deque keeps its end, the oldest
+    histories = ((x, *past.states[1:]), past.outputs, past.noises)
+    states, outputs, noises = (deque(h[:d], d) for h, d in zip(histories, depth, strict=True))
+    ledger, visits = Ledger(), past.visits
     remaining, ran = plan.rows, list[Row]()
     state: State | None = None
     prediction: Prediction | None = None
@@ -186,14 +192,17 @@ def run(
             if not remaining:
                 break
             row, remaining = remaining[0], remaining[1:]
+            if controllers:
+                row = _rewritten(row, denoiser, [len(states), len(outputs), len(noises)], len(ran))
             if row.time is not None:
                 prediction = _ask(denoiser, states[0], row, condition, gradient, ledger)
                 outputs.appendleft(prediction.read(plan.basis))
             if row.noises and noise is not None:
                 interval = (-1.0 if clock is None else clock, -1.0 if row.next_time is None else row.next_time)
                 shape, like = states[0].shape[1:], states[0]
-                noises.appendleft(noise.draw(shape, interval, visits[interval], like.dtype, like.device))
-                visits[interval] += 1
+                visit = visits.get(interval, 0)
+                noises.appendleft(noise.draw(shape, interval, visit, like.dtype, like.device))
+                visits = {**visits, interval: visit + 1}
             x_next = combine(
                 (
                     *zip(row.states, states, strict=False),
@@ -206,18 +215,40 @@ def run(
             ran.append(row)
             ledger.rows += 1
             clock = row.next_time
-            state = State(x_next, clock, row, len(ran) - 1, prediction, ledger, Memory(*map(tuple, (states, outputs, noises))))
+            memory = Memory(tuple(states), tuple(outputs), tuple(noises), visits)
+            state = State(x_next, clock, row, len(ran) - 1, prediction, ledger, memory)
             for controller in controllers:
                 states[0] = controller.correct(state)
-                state = dataclasses.replace(state, x_t=states[0])
+                state = _moved(state, Memory(tuple(states), tuple(outputs), tuple(noises), visits))
             ancestors = None if particles is None else particles.resample(state)
             if ancestors is not None:
                 for history in (states, outputs, noises):
                     for place, tensor in enumerate(history):
                         history[place] = tensor[ancestors]
-                state = dataclasses.replace(state, x_t=states[0])
+                state = _moved(state, Memory(tuple(states), tuple(outputs), tuple(noises), visits))
         yield state
     return plan if tuple(ran) == plan.rows else dataclasses.replace(plan, rows=tuple(ran))
+
+
+def _moved(state: State, memory: Memory) -> State:
+    """Return the state after a correction or a resampling: what it remembers moves with it."""
+    return dataclasses.replace(state, x_t=memory.states[0], memory=memory)
+
+
+def _rewritten(row: Row, denoiser: AbstractDenoiser, kept: list[int], index: int) -> Row:
+    """Return a row that may come from a controller, with what the network is told; its laws were not checked before."""
+    kept[1] += row.time is not None
+    kept[2] += bool(row.noises)
+    for name, had in zip(("states", "outputs", "noises"), kept, strict=True):
+        if len(getattr(row, name)) > had:
+            raise PlanError(
+                f"row {index}, rewritten by a controller, uses {len(getattr(row, name))} {name}",
+                f"at most {had}: what the planned rows keep",
+                "rewrite it with a shorter history",
+            )
+    if row.time is None or row.network_time is not None:
+        return row
+    return dataclasses.replace(row, network_time=denoiser.network_time(row.time))
 
 
 def _ask(
@@ -266,7 +297,9 @@ def _check(
     gradient: str,
 ) -> None:
     if plan.stochastic and noise is None:
-        raise PlanError(f"the stochastic plan {plan.recipe} without noise", "a source of noise", "noise=Noise.first(n, seed)")
+        raise PlanError(
+            f"the stochastic plan {plan.recipe} without noise", "a source of noise", "noise=Noise.first(n, seed)"
+        )
     if plan.history and memory is None:
         raise PlanError(
             f"a plan that needs {plan.history} earlier predictions, without them",

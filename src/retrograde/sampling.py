@@ -13,7 +13,7 @@ from retrograde.denoisers import AbstractDenoiser, on_path, prepare_condition
 from retrograde.errors import BadType, BadValue, ShapeError
 from retrograde.noise import Noise
 from retrograde.plan import Plan
-from retrograde.run import Controller, Gradient, Ledger, NonFinite, Particles, State, run
+from retrograde.run import Controller, Gradient, Ledger, Memory, NonFinite, Particles, State, run
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -66,35 +66,58 @@ def steps(
         PlanError, NonFinite: see `run`.
     """
     plan, denoiser = _order(plan, denoiser)
-    given = next((g for g in (x, signal, None if state is None else state.x_t) if g is not None), None)
-    if given is not None:
-        if tuple(given.shape[1:]) != denoiser.shape:
-            raise ShapeError(
-                f"a start of shape {list(given.shape)}", f"[n, {', '.join(map(str, denoiser.shape))}]", "add the batch axis"
-            )
-        n, device = given.shape[0], given.device
-        dtype = given.dtype if given.is_floating_point() else dtype
-    if n < 1:
-        raise BadValue(f"n={n}", "n >= 1", "n=1")
-    noise = Noise(seed, range(n) if items is None else items)
-    if x is None and state is None:
-        a, s = plan.path.a(_start(plan)), plan.path.s(_start(plan))
-        x = noise.prior(denoiser.shape, dtype, device).mul_(s)
-        if signal is not None:
-            x.add_(signal.to(dtype), alpha=a)
-    elif x is None:
-        x = given
+    n, numbers = _items(n, items, x, signal, state)
+    x = _initial(plan, denoiser, Noise(seed, numbers), x, signal, state, dtype, device)
     return run(
         plan,
         on_path(denoiser, plan.path),
-        x,  # type: ignore[arg-type]
-        noise=noise,
-        condition=prepare_condition(denoiser, condition, n, device),
+        x,
+        noise=Noise(seed, numbers),
+        condition=prepare_condition(denoiser, condition, n, x.device),
         controllers=controllers,
         particles=particles,
         gradient=gradient,
         memory=None if state is None else state.memory,
     )
+
+
+def _items(
+    n: int, items: Sequence[int] | None, x: Tensor | None, signal: Tensor | None, state: State | None
+) -> tuple[int, Sequence[int]]:
+    """Return how many items there are, and their numbers."""
+    given = next((g for g in (x, signal, None if state is None else state.x_t) if g is not None), None)
+    n = given.shape[0] if given is not None and given.ndim else n
+    n = len(items) if given is None and items is not None and n == 1 else n
+    if n < 1:
+        raise BadValue(f"n={n}", "n >= 1", "n=1")
+    if items is not None and len(items) != n:
+        raise BadValue(f"{len(items)} items for n={n}", "one number for each", f"n={len(items)}")
+    return n, range(n) if items is None else items
+
+
+def _initial(
+    plan: Plan,
+    denoiser: AbstractDenoiser,
+    noise: Noise,
+    x: Tensor | None,
+    signal: Tensor | None,
+    state: State | None,
+    dtype: torch.dtype,
+    device: torch.device | str,
+) -> Tensor:
+    """Return the initial state, [n, *shape]."""
+    given = x if x is not None else signal if signal is not None else None if state is None else state.x_t
+    if given is not None and tuple(given.shape[1:]) != denoiser.shape:
+        raise ShapeError(
+            f"a start of shape {list(given.shape)}", f"[n, {', '.join(map(str, denoiser.shape))}]", "add the batch axis"
+        )
+    if given is not None and signal is not given:
+        return given
+    if signal is not None:
+        dtype, device = signal.dtype if signal.is_floating_point() else dtype, signal.device
+    a, s = plan.path.a(_start(plan)), plan.path.s(_start(plan))
+    start = noise.prior(denoiser.shape, dtype, device).mul_(s)
+    return start if signal is None else start.add_(signal.to(dtype), alpha=a)
 
 
 def _start(plan: Plan) -> float:
@@ -103,17 +126,31 @@ def _start(plan: Plan) -> float:
     return plan.start
 
 
-def record(denoiser: Any, plan: Any, n: int = 1, seed: int = 0, **options: Any) -> Recording:
+def record(
+    denoiser: Any,
+    plan: Any,
+    n: int = 1,
+    seed: int = 0,
+    *,
+    x: Tensor | None = None,
+    signal: Tensor | None = None,
+    items: Sequence[int] | None = None,
+    state: State | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    **options: Any,
+) -> Recording:
     """Run a plan for n items and keep everything; takes what `steps` takes."""
-    trajectory: list[Tensor] = []
+    plan, denoiser = _order(plan, denoiser)
+    n, numbers = _items(n, items, x, signal, state)
+    x = _initial(plan, denoiser, Noise(seed, numbers), x, signal, state, dtype, device)
+    trajectory = [x]
     means: list[Tensor] = []
-    state: State | None = None
-    loop = steps(plan, denoiser, n, seed, **options)
+    loop = steps(plan, denoiser, n, seed, x=x, items=numbers, state=state, **options)
+    state = None
     try:
         while True:
             state = next(loop)
-            if not trajectory and state.prediction is not None:
-                trajectory.append(state.prediction.x_t)
             trajectory.append(state.x_t)
             means.append(state.mean)
     except StopIteration as stop:
@@ -124,67 +161,70 @@ def record(denoiser: Any, plan: Any, n: int = 1, seed: int = 0, **options: Any) 
 
 
 def sample(
-    denoiser: Any, plan: Any, n: int = 1, seed: int = 0, *, batch_size: int | None = None, **options: Any
+    denoiser: Any,
+    plan: Any,
+    n: int = 1,
+    seed: int = 0,
+    *,
+    batch_size: int | None = None,
+    items: Sequence[int] | None = None,
+    **options: Any,
 ) -> Tensor:
     """Return n samples [n, *shape] of a denoiser by a plan.
 
     Args:
         batch_size: run at most so many items at once. The samples do not depend on it.
+        items: numbers of the items, 0..n-1 by default.
         **options: what `steps` takes (condition, x, signal, dtype, device, gradient, ...).
 
     Raises:
         NonFinite: after all other items are finished; they are in the error's `samples`, their numbers in `finished`.
     """
     plan, denoiser = _order(plan, denoiser)
-    given = next((options[k] for k in ("x", "signal") if options.get(k) is not None), None)
-    n = n if given is None else given.shape[0]
+    n, numbers = _items(n, items, *(options.get(k) for k in ("x", "signal", "state")))
     size = n if batch_size is None else max(1, batch_size)
+    options["condition"] = prepare_condition(denoiser, options.get("condition"), n)
     failed: NonFinite | None = None
     done: dict[int, Tensor] = {}
     todo = [list(range(i, min(i + size, n))) for i in range(0, n, size)]
-    if not todo:
-        raise BadValue(f"n={n}", "n >= 1", "n=1")
     while todo:
-        items = todo.pop(0)
+        places = todo.pop(0)
+        part = options if len(places) == n else {k: _part(v, places, n) for k, v in options.items()}
         try:
             last = None
-            for state in steps(plan, denoiser, len(items), seed, items=items, **_part(options, items, n)):
+            for state in steps(plan, denoiser, len(places), seed, items=[numbers[i] for i in places], **part):
                 last = state.x_t
         except NonFinite as error:
             failed = failed or error
             bad = set(error.items)
-            if rest := [item for place, item in enumerate(items) if place not in bad]:
+            if rest := [place for i, place in enumerate(places) if i not in bad]:
                 todo.insert(0, rest)  # items are independent: the others come out as they would have
             continue
         if last is not None:
-            if len(items) == n:
+            if len(places) == n:
                 return last
-            done.update(zip(items, last, strict=True))
+            done.update(zip(places, last, strict=True))
     finished = sorted(done)
-    samples = torch.stack([done[item] for item in finished]) if finished else None
+    samples = torch.stack([done[place] for place in finished]) if finished else None
     if failed is not None:
-        failed.samples, failed.finished = samples, finished
+        failed.samples, failed.finished = samples, [numbers[place] for place in finished]
         raise failed
     if samples is None:
         raise BadValue("a run that a controller ended before its first row", "at least one row", "check its rewrite")
     return samples
 
 
-def _part(options: dict[str, Any], items: list[int], n: int) -> dict[str, Any]:
-    """Options for some of the items: whatever has one entry per item is indexed."""
-
-    def pick(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {name: pick(entry) for name, entry in value.items()}
-        if isinstance(value, Tensor) and value.ndim and value.shape[0] == n:
-            return value[items]
-        if isinstance(value, list | tuple) and len(value) == n:
-            return [value[i] for i in items]
-        return value
-
-    if len(items) == n:
-        return options
-    return {k: pick(v) if k in ("x", "signal", "condition") else v for k, v in options.items()}
+def _part(value: Any, places: list[int], n: int) -> Any:
+    """Return an option of `steps` for some of the items: what has one entry per item is indexed."""
+    if isinstance(value, Tensor):
+        return value[places] if value.ndim and value.shape[0] == n else value
+    if isinstance(value, dict):
+        return {name: _part(entry, places, n) for name, entry in value.items()}
+    if isinstance(value, State):
+        history = (value.memory.states, value.memory.outputs, value.memory.noises)
+        memory = Memory(*(tuple(tensor[places] for tensor in part) for part in history), value.memory.visits)
+        return dataclasses.replace(value, x_t=value.x_t[places], memory=memory)
+    return value
 
 
 def _order(plan: Any, denoiser: Any) -> tuple[Plan, AbstractDenoiser]:
