@@ -59,8 +59,11 @@ def from_sigmas(path: Path, sigmas: Sequence[float]) -> Grid:
     return tuple(path.time_of_sigma(s) for s in (values[:-1] if values and values[-1] == 0.0 else values))
 
 
-def _from_levels(path: Path, sigmas: Sequence[float], sigma_max: float | None) -> Grid:
+def _from_levels(path: Path, sigmas: Sequence[float], sigma_min: float | None, sigma_max: float | None) -> Grid:
     times = [path.time_of_sigma(float(s)) for s in sigmas]
+    # the inverse rounds: the ends of the path are exactly the ends of the grid
+    if sigma_min is None and len(times) > 1:
+        times[-1] = path.t_min
     if sigma_max is None:
         times[0] = path.t_max
     return tuple(times)
@@ -73,27 +76,25 @@ def _fractions(n: int) -> np.ndarray:
 
 
 @grid
-def karras(
-    path: Path, n: int, *, rho: float = 7.0, sigma_min: float | None = None, sigma_max: float | None = None
-) -> Grid:
+def karras(path: Path, n: int, *, rho: float = 7.0, sigma_min: float | None = None, sigma_max: float | None = None) -> Grid:
     """Levels uniform in sigma^(1/rho) from sigma_max to sigma_min (Karras et al., 2022, arXiv 2206.00364)."""
     low, high = levels(path, sigma_min, sigma_max)
     u = _fractions(n)
-    return _from_levels(path, (high ** (1 / rho) + u * (low ** (1 / rho) - high ** (1 / rho))) ** rho, sigma_max)
+    return _from_levels(path, (high ** (1 / rho) + u * (low ** (1 / rho) - high ** (1 / rho))) ** rho, sigma_min, sigma_max)
 
 
 @grid
 def log_snr(path: Path, n: int, *, sigma_min: float | None = None, sigma_max: float | None = None) -> Grid:
     """Levels uniform in log(a^2/s^2) (Lu et al., DPM-Solver, 2022, arXiv 2206.00927)."""
     low, high = levels(path, sigma_min, sigma_max)
-    return _from_levels(path, high * (low / high) ** _fractions(n), sigma_max)
+    return _from_levels(path, high * (low / high) ** _fractions(n), sigma_min, sigma_max)
 
 
 @grid
 def sigma(path: Path, n: int, *, sigma_min: float | None = None, sigma_max: float | None = None) -> Grid:
     """Levels uniform in sigma = s/a."""
     low, high = levels(path, sigma_min, sigma_max)
-    return _from_levels(path, high + _fractions(n) * (low - high), sigma_max)
+    return _from_levels(path, high + _fractions(n) * (low - high), sigma_min, sigma_max)
 
 
 @grid
@@ -122,20 +123,23 @@ def cosine(path: Path, n: int, *, sigma_min: float | None = None, sigma_max: flo
     """Levels with atan(sigma) uniform: equal angles on the circle a = cos, s = sin (Nichol and Dhariwal, 2021)."""
     low, high = levels(path, sigma_min, sigma_max)
     angles = math.atan(high) + _fractions(n) * (math.atan(low) - math.atan(high))
-    return _from_levels(path, np.tan(angles), sigma_max)
+    return _from_levels(path, np.tan(angles), sigma_min, sigma_max)
 
 
 @grid
-def shifted(path: Path, n: int, *, shift: float = 3.0) -> Grid:
-    """Flow times u = 1 - i/n moved to shift u/(1 + (shift - 1) u): every sigma times `shift`.
+def shifted(path: Path, n: int, *, shift: float = 3.0, sigma_max: float | None = None) -> Grid:
+    """Flow times u = u_max (1 - i/n) with every sigma = u/(1 - u) times `shift`; u_max makes the first the path's end.
 
-    The resolution shift of Esser et al., 2024, arXiv 2403.03206; applied once, here.
+    The resolution shift of Esser et al., 2024, arXiv 2403.03206, u -> shift u/(1 + (shift - 1) u); applied once, here. On
+    the flow path u_max = 1; where the noise end has a finite level the shifted grid starts at that level.
     """
     if not shift > 0.0:
         raise BadValue(f"shift={shift}", "shift > 0", "shift=3.0")
     _fractions(n)
-    moved = [1.0, *(shift * u / (1.0 + (shift - 1.0) * u) for u in (1.0 - i / n for i in range(1, n)))]
-    return tuple(path.t_max if u == 1.0 else path.time_of_sigma(u / (1.0 - u)) for u in moved)
+    high = path.sigma(path.t_max) if sigma_max is None else sigma_max
+    u_max = 1.0 / (1.0 + shift / high)
+    times = (path.time_of_sigma(shift * u / (1.0 - u)) for u in (u_max * (1.0 - i / n) for i in range(1, n)))
+    return (path.t_max if sigma_max is None else path.time_of_sigma(sigma_max), *times)
 
 
 ALIGN_YOUR_STEPS = {
