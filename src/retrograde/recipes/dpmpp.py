@@ -86,15 +86,19 @@ def dpmpp_2m(path: Path, times: tuple[float, ...]) -> list[Row]:
 
 @recipe(
     "dpmpp_3m",
-    order=3,
+    order=2,
     summary="DPM-Solver++(3M), multistep",
     paper=_PAPER | {"test": "tests/recipes/test_equivalence.py::test_dpmpp_agrees_with_diffusers"},
 )
 def dpmpp_3m(path: Path, times: tuple[float, ...]) -> list[Row]:
-    """Quadratic extrapolation of the data mean in log-SNR: order 3, one evaluation (arXiv 2211.01095).
+    """Extrapolation of the data mean from three predictions: order 2, one evaluation (arXiv 2211.01095).
 
     x' = (s'/s) x - a'(phi_1 D - phi_2 D_1 + phi_3 D_2), phi_1 = e^-h - 1, phi_2 = phi_1/h + 1, phi_3 = phi_2/h - 1/2, with
     D_1 and D_2 from divided differences of three predictions. Starts with orders 1 and 2.
+
+    The published code takes D_2 = (u_0 - u_1)/(r_0 + r_1), which is half of h^2 D''; the integral of the quadratic needs
+    all of it. So the order is 2, with a smaller constant than 2M, not the 3 of the name; `unip_3` is the same step with
+    the full second difference and has order 3.
     """
     levels = [level(path, t) for t in times]
     rows = dpmpp_2m(path, times)
@@ -119,15 +123,17 @@ def dpmpp_3m(path: Path, times: tuple[float, ...]) -> list[Row]:
 
 @recipe(
     "dpmpp_2m_sde",
-    order=1,
+    order=2,
     stochastic=True,
     summary="DPM-Solver++(2M) for the reverse SDE, midpoint form",
     paper=_PAPER | {"test": "tests/recipes/test_equivalence.py::test_dpmpp_agrees_with_diffusers"},
 )
 def dpmpp_2m_sde(path: Path, times: tuple[float, ...], eta: float = 1.0) -> list[Row]:
-    """x' = (s'/s) e^(-eta h) x + a'(1 - e^-(1+eta)h) D-bar + s' sqrt(1 - e^(-2 eta h)) eps; one evaluation (arXiv 2211.01095).
+    """x' = (s'/s) e^(-eta h) x + a'(1 - e^-(1+eta)h) D-bar + s' sqrt(1 - e^(-2 eta h)) eps; arXiv 2211.01095.
 
-    D-bar as in 2M. eta = 1 is the reverse SDE, eta = 0 the deterministic 2M.
+    One evaluation per step, D-bar as in 2M. eta = 1 is the reverse SDE, eta = 0 the deterministic 2M. Weak order 2: the
+    noise of the SDE is additive, and the difference of the last two predictions carries the last draw, whose covariance
+    with the state is the term of order h^2 that a step of order one misses.
     """
     levels = [level(path, t) for t in times]
     rows: list[Row] = []
