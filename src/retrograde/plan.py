@@ -175,10 +175,15 @@ class Plan:
             if row.time is None or self.path.sigma(row.time) > sigma * (1 + 1e-9):
                 continue
             rows = self.rows[k:]
+            if k + 1 < len(self.rows) and row.next_time == row.time and self.rows[k + 1].time is None:
+                # a corrector: here is no earlier state to correct, but its prediction serves the step that follows
+                rows = (dataclasses.replace(row, states=(1.0,), outputs=(0.0,)), *rows[1:])
             if all(len(r.states) <= i + 1 for i, r in enumerate(rows)):
                 return dataclasses.replace(self, rows=_fold(rows), start=row.time, history=0, report=None)
         levels = [self.path.sigma(t) for t in self.times]
-        raise BadValue(f"sigma={sigma:g}", f"a level of the plan: {levels[-1]:.4g} <= sigma", f"from_noise({levels[-1]:.4g})")
+        raise BadValue(
+            f"sigma={sigma:g}", f"a level of the plan: {levels[-1]:.4g} <= sigma", f"from_noise({levels[-1]:.4g})"
+        )
 
     def bind(self, denoiser: Any) -> Plan:
         """Return the plan with what the network is told written into every row.
