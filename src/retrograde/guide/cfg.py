@@ -12,7 +12,7 @@ from torch import Tensor
 from retrograde import systems
 from retrograde.denoisers import AbstractDenoiser, Prediction, predict_branches
 from retrograde.denoisers.denoiser import NOTHING
-from retrograde.errors import BadType, BadValue
+from retrograde.errors import BadType, BadValue, UnknownName
 
 systems.register(
     systems.System(
@@ -92,6 +92,7 @@ def cfg(denoiser: AbstractDenoiser, weight: float, *, negative: Mapping[str, Any
     Raises:
         BadType: the denoiser takes no condition.
         BadValue: the weight is not finite.
+        UnknownName: `negative` names a condition the denoiser does not have.
 
     Reference: Ho and Salimans, Classifier-Free Diffusion Guidance, 2022, arXiv 2207.12598.
     """
@@ -103,4 +104,7 @@ def cfg(denoiser: AbstractDenoiser, weight: float, *, negative: Mapping[str, Any
         )
     if not torch.isfinite(torch.tensor(float(weight))):
         raise BadValue(f"weight={weight}", "a finite number; 1 is no guidance", "weight=3.0")
+    for name in negative or {}:
+        if name not in denoiser.conditions:
+            raise UnknownName("condition", str(name), denoiser.conditions)
     return ClassifierFree(denoiser, float(weight), dict(negative or {}))

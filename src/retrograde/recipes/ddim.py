@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from retrograde.errors import BadValue
 from retrograde.paths import Path
 from retrograde.plan import Row
 from retrograde.recipes.recipe import Level, level, recipe
@@ -27,14 +28,17 @@ def ddim(path: Path, times: tuple[float, ...], eta: float = 0.0) -> list[Row]:
     """x' = a' D + sqrt(s'^2 - u^2) E + u eps, with u = eta s' sqrt(1 - sigma'^2/sigma^2); arXiv 2010.02502.
 
     Order 1, one evaluation per step. eta = 0 is Euler in sigma, eta = 1 the ancestral sampler of DDPM.
+
+    Raises:
+        BadValue: eta outside [0, 1].
     """
+    if not 0.0 <= eta <= 1.0:
+        raise BadValue(f"eta={eta}", "0 <= eta <= 1: from deterministic to ancestral", "eta=1.0")
     rows = []
     for here, there in _pairs(path, times):
         fresh = eta * there.s * math.sqrt(1.0 - (there.sigma / here.sigma) ** 2)
         keep = math.sqrt(there.s**2 - fresh**2) / here.s
-        rows.append(
-            Row(here.t, there.t, (keep,), (there.a - keep * here.a,), (fresh,) if eta else ())
-        )
+        rows.append(Row(here.t, there.t, (keep,), (there.a - keep * here.a,), (fresh,) if eta else ()))
     return rows
 
 
@@ -61,9 +65,7 @@ def ddpm(path: Path, times: tuple[float, ...]) -> list[Row]:
         r = here.a / there.a
         beta = here.s**2 - r**2 * there.s**2
         v = here.s**2
-        rows.append(
-            Row(here.t, there.t, (r * there.s**2 / v,), (there.a * beta / v,), (there.s * math.sqrt(beta / v),))
-        )
+        rows.append(Row(here.t, there.t, (r * there.s**2 / v,), (there.a * beta / v,), (there.s * math.sqrt(beta / v),)))
     return rows
 
 

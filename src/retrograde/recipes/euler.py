@@ -70,9 +70,7 @@ def _heun_step(path: Path, t: float, t_next: float, stages: int) -> list[Row]:
 def heun(path: Path, times: tuple[float, ...], stages: tuple[int, ...] = ()) -> list[Row]:
     """x' = x + h (m + m')/2 with m' at the Euler point: order 2, two evaluations per step (arXiv 2206.00364)."""
     return [
-        row
-        for t, t_next, count in zip(times, times[1:], stages, strict=False)
-        for row in _heun_step(path, t, t_next, count)
+        row for t, t_next, count in zip(times, times[1:], stages, strict=False) for row in _heun_step(path, t, t_next, count)
     ]
 
 
@@ -98,7 +96,8 @@ def edm_stochastic(
 ) -> list[Row]:
     """Raise the level by the factor 1 + min(churn/N, sqrt(2) - 1), then a Heun step: algorithm 2 of arXiv 2206.00364.
 
-    The last level of the grid, from which the data mean is returned, is not raised.
+    The last level of the grid, from which the data mean is returned, is not raised; none is raised above the path's
+    noise end, where its networks have not been trained.
 
     Args:
         churn: S_churn, spread over the N levels of the grid.
@@ -110,7 +109,7 @@ def edm_stochastic(
     for t, t_next, count in zip(times, times[1:], stages, strict=False):
         here = level(path, t)
         if churn > 0.0 and churn_min <= here.sigma <= churn_max:
-            raised = level(path, path.time_of_sigma(factor * here.sigma))
+            raised = level(path, min(path.time_of_sigma(factor * here.sigma), path.t_max))
             added = noise_scale * raised.a * math.sqrt(raised.sigma**2 - here.sigma**2)
             rows.append(Row(None, raised.t, (raised.a / here.a,), (), (added,), renoise=True))
             here = raised
