@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import math
 from typing import ClassVar
@@ -266,12 +267,15 @@ class VPDiscrete(Unanchored):
 
     def time_of_positive_sigma(self, sigma: Time) -> Time:
         n = len(self.alphas_cumprod)
-        exact = sigma if isinstance(sigma, Tensor) else torch.tensor(sigma, dtype=torch.float64)
-        minus_log_a = 0.5 * torch.log1p(exact.double() ** 2)
-        table = -torch.tensor(self._log_a, dtype=torch.float64, device=exact.device)
+        if not isinstance(sigma, Tensor):
+            log_a = -0.5 * math.log1p(sigma * sigma)
+            i = min(max(bisect.bisect_right(self._log_a, -log_a, key=float.__neg__) - 1, 0), n - 1)
+            return (i + (log_a - self._log_a[i]) / (self._log_a[i + 1] - self._log_a[i])) / n
+        minus_log_a = 0.5 * torch.log1p(sigma.double() ** 2)
+        table = -torch.tensor(self._log_a, dtype=torch.float64, device=sigma.device)
         i = (torch.searchsorted(table, minus_log_a, right=True) - 1).clamp(0, n - 1)
         t = (i + (minus_log_a - table[i]) / (table[i + 1] - table[i])) / n
-        return t.to(sigma.dtype) if isinstance(sigma, Tensor) else float(t)
+        return t.to(sigma.dtype)
 
 
 def from_alphas_cumprod(alphas_cumprod: object) -> VPDiscrete:

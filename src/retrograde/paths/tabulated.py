@@ -39,7 +39,9 @@ class Tabulated(Unanchored):
         t, a, s = self.times, self.a_values, self.s_values
         if not len(t) == len(a) == len(s) >= 2:
             raise BadValue(
-                f"columns of {len(t)}, {len(a)} and {len(s)} entries", "three of one length >= 2", "repeat no column's end"
+                f"columns of {len(t)}, {len(a)} and {len(s)} entries",
+                "three of one length >= 2",
+                "repeat no column's end",
             )
         for column, values, sign in (("times", t, 1.0), ("a_values", a, -1.0), ("s_values", s, 1.0)):
             steps = [sign * (y - x) for x, y in zip(values, values[1:], strict=False)]
@@ -81,10 +83,19 @@ class Tabulated(Unanchored):
         return self._interpolate(self.s_values, t, derivative=True)
 
     def time_of_positive_sigma(self, sigma: Time) -> Time:
-        exact = sigma.double() if isinstance(sigma, Tensor) else torch.tensor(sigma, dtype=torch.float64)
-        t, a, s = (torch.tensor(c, dtype=torch.float64, device=exact.device) for c in (self.times, self.a_values, self.s_values))
+        if not isinstance(sigma, Tensor):
+            levels = range(len(self.times))
+            i = bisect.bisect_right(levels, 0.0, key=lambda k: self.s_values[k] - sigma * self.a_values[k]) - 1
+            i = min(max(i, 0), len(self.times) - 2)
+            (a_0, a_1), (s_0, s_1) = self.a_values[i : i + 2], self.s_values[i : i + 2]
+            ratio = (sigma * a_0 - s_0) / ((s_1 - s_0) - sigma * (a_1 - a_0))
+            return self.times[i] + ratio * (self.times[i + 1] - self.times[i])
+        exact = sigma.double()
+        t, a, s = (
+            torch.tensor(c, dtype=torch.float64, device=exact.device) for c in (self.times, self.a_values, self.s_values)
+        )
         i = (torch.searchsorted(s / a, exact, right=True) - 1).clamp(0, len(self.times) - 2)
         # on a segment s0 + r ds = sigma (a0 + r da) is linear in r
         r = (exact * a[i] - s[i]) / ((s[i + 1] - s[i]) - exact * (a[i + 1] - a[i]))
         time = t[i] + r * (t[i + 1] - t[i])
-        return time.to(sigma.dtype) if isinstance(sigma, Tensor) else float(time)
+        return time.to(sigma.dtype)
