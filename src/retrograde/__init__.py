@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from retrograde._version import __version__
 
 if TYPE_CHECKING:
-    from retrograde import controllers, data, grids, guide, interop, nets, paths, quality, recipes, systems, train, zoo
+    from retrograde import baselines, data, grids, guide, nets, paths, quality, recipes, systems, train, zoo
     from retrograde.denoisers import Denoiser, oracles
     from retrograde.plan import Plan, Row
     from retrograde.recipes import plan
@@ -40,17 +40,16 @@ __all__ = [
     "record",
     "run",
     "tune",
+    "baselines",
     "load",
     "models",
     "systems",
     "cite",
     "quality",
     "zoo",
-    "controllers",
     "train",
     "nets",
     "data",
-    "interop",
     "__version__",
 ]
 

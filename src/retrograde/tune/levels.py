@@ -1,0 +1,141 @@
+"""Choosing noise levels: a fast surrogate on stored trajectories, then search with the on-policy fit inside."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+
+from retrograde.tune.fit import Fitter, Student
+from retrograde.tune.teacher import Teacher, amplification
+
+Levels = tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Surrogate:
+    """Predicts the error of a set of levels from inner products of reference states and predictions alone.
+
+    For each step the residual of the reference's next state on its present state and its predictions at the levels so far
+    (a teacher-forced least squares, read off one Gram matrix), weighted with how much an error there weighs at the data.
+    """
+
+    gram: np.ndarray
+    weights: np.ndarray
+    memory: int
+    size: int
+
+    @classmethod
+    def of(cls, fitter: Fitter) -> Surrogate:
+        """Return the surrogate of a fitter's trajectories."""
+        teacher = fitter.teacher
+        stack = torch.cat([teacher.states, teacher.outputs, teacher.end[None]]).flatten(1)
+        gram = torch.zeros(len(stack), len(stack), dtype=torch.float64)
+        for part in stack.split(8192, dim=1):
+            wide = part.double()
+            gram += wide @ wide.T
+        weights = np.array([amplification(fitter.denoiser, t) ** 2 for t in teacher.times] + [1.0])
+        return cls(gram.numpy(), weights, fitter.memory, teacher.end.numel())
+
+    def __call__(self, levels: Levels) -> float:
+        """Return the predicted root mean square error at the data."""
+        m = (len(self.gram) - 1) // 2
+        total = self._moved(levels[0]) if levels[0] else 0.0
+        for i, here in enumerate(levels):
+            target = levels[i + 1] if i + 1 < len(levels) else 2 * m
+            known = [here, *(m + k for k in reversed(levels[max(0, i + 1 - self.memory) : i + 1]))]
+            A, b = self.gram[np.ix_(known, known)], self.gram[known, target]
+            A = A + np.diag(1e-8 * np.diag(A))
+            residual = self.gram[target, target] - b @ np.linalg.solve(A, b)
+            total += self.weights[m if target == 2 * m else target] * max(residual, 0.0)
+        return float(np.sqrt(total / self.size))
+
+    def _moved(self, first: int) -> float:
+        g = self.gram
+        return self.weights[first] * (g[first, first] - g[0, first] ** 2 / g[0, 0])
+
+
+def descend(
+    score: Callable[[Levels], float], start: Levels, size: int, strides: Sequence[int] = (8, 4, 2, 1)
+) -> tuple[Levels, float]:
+    """Move one level at a time by falling strides while it helps."""
+    best, value = start, score(start)
+    for stride in strides:
+        improved = True
+        while improved:
+            improved = False
+            for candidate in neighbours(best, size, stride):
+                trial = score(candidate)
+                if trial < value:
+                    best, value, improved = candidate, trial, True
+                    break
+    return best, value
+
+
+def neighbours(levels: Levels, size: int, stride: int) -> Iterator[Levels]:
+    """Yield the sets in which one level, or all from one on, moved by the stride."""
+    for i in reversed(range(len(levels))):
+        for move in (stride, -stride):
+            single = (*levels[:i], levels[i] + move, *levels[i + 1 :])
+            together = (*levels[:i], *(k + move for k in levels[i:]))
+            for candidate in dict.fromkeys((single, together)):
+                rising = all(x < y for x, y in zip(candidate, candidate[1:], strict=False))
+                if rising and candidate[0] >= 0 and candidate[-1] < size:
+                    yield candidate
+
+
+def starts(teacher: Teacher, nfe: int, count: int, seed: int) -> Iterator[Levels]:
+    """Yield starting sets: even ones, and random ones."""
+    m = len(teacher.times)
+    for power in (1.0, 0.7, 1.4):
+        places = (np.arange(nfe) / nfe) ** power * (m - 1)
+        yield _distinct(places, m)
+    generator = np.random.default_rng(seed)
+    for _ in range(count):
+        yield tuple(sorted(generator.choice(m, nfe, replace=False).tolist()))
+
+
+def _distinct(places: np.ndarray, m: int) -> Levels:
+    chosen: list[int] = []
+    for place in np.round(places).astype(int).tolist():
+        chosen.append(max(place, chosen[-1] + 1) if chosen else place)
+    return tuple(k - max(0, chosen[-1] - (m - 1)) for k in chosen)
+
+
+@dataclasses.dataclass(eq=False)
+class OnPolicy:
+    """Scores levels by fitting on policy; students of common beginnings are kept, so a late change is cheap.
+
+    Attributes:
+        evaluations: network evaluations per item spent so far.
+    """
+
+    fitter: Fitter
+    evaluations: int = 0
+    scores: dict[Levels, float] = dataclasses.field(default_factory=dict)
+    _students: dict[Levels, Student] = dataclasses.field(default_factory=dict)
+
+    def __call__(self, levels: Levels) -> float:
+        """Return the root mean square error of the fitted table on these levels, on the fitter's own items."""
+        if levels not in self.scores:
+            prefix: list[Student] = []
+            # the row that leaves level i leads to level i + 1, so a student after i evaluations knows i + 1 levels
+            for i in range(len(levels)):
+                kept = self._students.get(levels[: i + 1])
+                if kept is None:
+                    break
+                prefix.append(kept)
+            students = self.fitter.run(levels, prefix)
+            self.evaluations += len(students) - max(len(prefix), 1)
+            self._keep(levels, students)
+            error = students[-1].x - self.fitter.teacher.end
+            self.scores[levels] = float(error.pow(2).mean(dtype=torch.float64).sqrt())
+        return self.scores[levels]
+
+    def _keep(self, levels: Levels, students: list[Student]) -> None:
+        if len(self._students) > 64:
+            self._students.clear()
+        for i, student in enumerate(students[:-1]):
+            self._students[levels[: i + 1]] = student

@@ -1,0 +1,248 @@
+"""The tuner: fits a plan to one denoiser and one budget."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from retrograde import recipes
+from retrograde.denoisers import AbstractDenoiser, prepare_condition
+from retrograde.errors import BadType, BadValue, UnknownName
+from retrograde.plan import Plan
+from retrograde.tune.contest import USUAL_RECIPES, Entry, Reference, race
+from retrograde.tune.fit import Fitter
+from retrograde.tune.levels import Levels, OnPolicy, Surrogate, descend, starts
+from retrograde.tune.teacher import Progress, Teacher, teach
+
+_ITEMS = 1 << 40
+"""Number of the first training item: far from those a user samples."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Effort:
+    """How much a fit may cost.
+
+    Attributes:
+        fit, validation, held_out: numbers of trajectories.
+        search: how many of the fitting trajectories the search for levels uses.
+        levels: levels of the reference, among which the plan's are chosen.
+        starts: random starts of the surrogate search, and how many of its results are refined on policy.
+        refined: see `starts`.
+        candidates: at most so many sets of levels are fitted on policy for each refined one.
+        contest: recipes the result is compared with; None for all.
+    """
+
+    fit: int
+    validation: int
+    held_out: int
+    search: int
+    levels: int
+    starts: int
+    refined: int
+    candidates: int
+    contest: tuple[str, ...] | None
+
+
+EFFORTS = {
+    "seconds": Effort(160, 32, 32, 64, 40, 24, 2, 40, USUAL_RECIPES),
+    "minutes": Effort(384, 64, 128, 96, 64, 40, 4, 150, None),
+    "hours": Effort(1536, 256, 512, 192, 96, 200, 10, 600, None),
+}
+
+RIDGES = (1e-6, 1e-3, 1e-1)
+
+
+def tune(
+    denoiser: AbstractDenoiser,
+    nfe: int,
+    *,
+    seed: int = 0,
+    effort: str | Effort = "seconds",
+    condition: Any = None,
+    compare: bool = True,
+    progress: Progress | None = None,
+    device: torch.device | str = "cpu",
+) -> Plan:
+    """Fit a plan of exactly `nfe` evaluations to a denoiser, and measure it on noise it has not seen.
+
+    Reference trajectories are made by a fine published solver. Sets of noise levels are ranked by a surrogate that needs no
+    network, the best are refined with the on-policy ridge regression inside (see `retrograde.tune.fit`), and the ridge is
+    chosen on a validation split. If the best published solver of the same budget is better there, it is returned instead.
+
+    Args:
+        denoiser: anything that predicts, guidance included.
+        effort: "seconds", "minutes" or "hours", or an `Effort`.
+        condition: what `sample` takes for one item or all; or a function (n, seed) to conditions for n items.
+        compare: race the published solvers at this budget and at twice it, for the report (and the safeguard).
+        progress: called with the stage and the part done.
+
+    Returns:
+        A plan whose `report` holds the held-out figures: "error" (root mean square distance to the reference end points,
+        per element), "median" (over items), the best recipe at the same and at twice the budget, all raced entries, the
+        seconds and the network evaluations per item of the fit.
+
+    Raises:
+        BadValue: nfe < 1.
+        UnknownName: no such effort.
+
+    Reference: closed-form fits of samplers begin with OLSS (Duan et al., 2023, arXiv 2305.14677; see `baselines`), levels
+    chosen on local errors with GITS (Chen et al., 2024, arXiv 2405.11326).
+    """
+    if not isinstance(denoiser, AbstractDenoiser):
+        raise BadType(
+            f"{type(denoiser).__name__}", "a denoiser", "retrograde.Denoiser(network, path, predicts=..., shape=...)"
+        )
+    if nfe < 1:
+        raise BadValue(f"nfe={nfe}", "nfe >= 1", "nfe=4")
+    if isinstance(effort, str):
+        if effort not in EFFORTS:
+            raise UnknownName("effort", effort, EFFORTS)
+        effort = EFFORTS[effort]
+    tell = progress or _silent
+    began = time.perf_counter()
+    job = _Job(denoiser, nfe, seed, effort, condition, tell, device)
+    teacher, prepared = job.trajectories()
+    fitter = Fitter(
+        denoiser,
+        teacher.part(slice(0, effort.fit)),
+        {k: v[: effort.fit] for k, v in prepared.items()},
+    )
+    validation = job.reference(teacher, prepared, effort.fit, effort.fit + effort.validation)
+    held_out = job.reference(teacher, prepared, effort.fit + effort.validation, teacher.n)
+    candidates, spent = job.levels(fitter)
+    fitted, error = job.select(fitter, candidates, validation)
+    seconds = time.perf_counter() - began
+    report: dict[str, Any] = {
+        "returned": "fitted",
+        "seconds": round(seconds, 3),
+        "evaluations": teacher.evaluations * teacher.n + spent,
+        "validation_error": error,
+        "items": {"fit": effort.fit, "validation": effort.validation, "held_out": effort.held_out},
+    }
+    if compare:
+        fitted = job.compare(fitted, error, validation, held_out, report)
+    errors = held_out.errors(fitted).double()
+    report |= {"error": float(errors.mean().sqrt()), "median": float(errors.sqrt().median())}
+    provenance = {"tuner": "closed form, on policy", "nfe": nfe, "seed": seed, "effort": dataclasses.asdict(effort)}
+    tell("done", 1.0)
+    return dataclasses.replace(fitted, report=report, provenance={**fitted.provenance, **provenance})
+
+
+def _silent(stage: str, part: float) -> None:
+    pass
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Limited:
+    """An on-policy score that refuses new sets of levels once their number is spent."""
+
+    policy: OnPolicy
+    limit: int
+    tell: Progress
+    done: float
+
+    def __call__(self, levels: Levels) -> float:
+        if levels not in self.policy.scores and len(self.policy.scores) >= self.limit:
+            return math.inf
+        self.tell("noise levels", self.done)
+        return self.policy(levels)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Job:
+    """One call of `tune`."""
+
+    denoiser: AbstractDenoiser
+    nfe: int
+    seed: int
+    effort: Effort
+    condition: Any
+    tell: Callable[[str, float], None]
+    device: torch.device | str
+
+    def trajectories(self) -> tuple[Teacher, dict[str, Tensor]]:
+        """Return the reference trajectories of all splits, and their conditions."""
+        n = self.effort.fit + self.effort.validation + self.effort.held_out
+        given = self.condition(n, self.seed) if callable(self.condition) else self.condition
+        prepared = prepare_condition(self.denoiser, given, n, self.device)
+        teacher = teach(
+            self.denoiser,
+            n,
+            self.seed,
+            levels=self.effort.levels,
+            first_item=_ITEMS,
+            condition=prepared,
+            progress=self.tell,
+            device=self.device,
+        )
+        return teacher, prepared
+
+    def reference(self, teacher: Teacher, prepared: dict[str, Tensor], low: int, high: int) -> Reference:
+        """Return a split as something plans can be measured on."""
+        condition = {k: v[low:high] for k, v in prepared.items()}
+        return Reference(self.denoiser, range(_ITEMS + low, _ITEMS + high), self.seed, teacher.end[low:high], condition)
+
+    def levels(self, fitter: Fitter) -> tuple[list[Levels], int]:
+        """Return promising sets of levels, best first, and the network evaluations spent on finding them."""
+        n, size = self.effort.search, len(fitter.teacher.times)
+        small = dataclasses.replace(
+            fitter, teacher=fitter.teacher.part(slice(0, n)), condition={k: v[:n] for k, v in fitter.condition.items()}
+        )
+        if self.nfe > size:
+            raise BadValue(
+                f"nfe={self.nfe}", f"nfe <= {size} for this effort and network", "use a recipe: it is exact enough"
+            )
+        surrogate = Surrogate.of(small)
+        found: dict[Levels, float] = {}
+        for start in starts(small.teacher, self.nfe, self.effort.starts, self.seed):
+            levels, value = descend(surrogate, start, size)
+            found[levels] = value
+        ranked = sorted(found, key=lambda levels: found[levels])
+        policy = OnPolicy(small)
+        chosen: dict[Levels, float] = {}
+        for i, start in enumerate(ranked[: self.effort.refined]):
+            score = _Limited(policy, len(policy.scores) + self.effort.candidates, self.tell, i / self.effort.refined)
+            levels, value = descend(score, start, size, (4, 2, 1))
+            chosen[levels] = value
+        return sorted(chosen, key=lambda levels: chosen[levels]), policy.evaluations * n
+
+    def select(self, fitter: Fitter, candidates: Sequence[Levels], validation: Reference) -> tuple[Plan, float]:
+        """Return the fit with the smallest validation error over candidates and ridges, and that error."""
+        best: tuple[Plan, float] | None = None
+        tried = [(levels, ridge) for levels in candidates[:3] for ridge in RIDGES]
+        for i, (levels, ridge) in enumerate(tried):
+            self.tell("coefficients", i / len(tried))
+            own = dataclasses.replace(fitter, ridge=ridge)
+            plan = own.plan(own.run(levels)[-1].rows, {"ridge": ridge})
+            error = float(validation.errors(plan).mean(dtype=torch.float64).sqrt())
+            if best is None or error < best[1]:
+                best = plan, error
+        if best is None:
+            raise BadValue(
+                "no candidate levels", "a denoiser whose predictions are finite", "look at denoiser(x_t, t).value"
+            )
+        return best
+
+    def compare(
+        self, fitted: Plan, error: float, validation: Reference, held_out: Reference, report: dict[str, Any]
+    ) -> Plan:
+        """Race the published solvers, write them into the report, and return the best one if it beats the fit."""
+        raced: dict[str, list[Entry]] = {}
+        for place, (key, budget) in enumerate((("best_recipe", self.nfe), ("best_recipe_at_twice", 2 * self.nfe))):
+            self.tell("published solvers", place / 2)
+            raced[key] = race(held_out, budget, self.effort.contest)
+            report[key] = dataclasses.asdict(raced[key][0]) if raced[key] else None
+        report["recipes"] = [dataclasses.asdict(entry) for entries in raced.values() for entry in entries]
+        if not raced["best_recipe"]:
+            return fitted
+        rival = race(validation, self.nfe, self.effort.contest, finalists=1)[0]
+        if rival.error >= error:
+            return fitted
+        report["returned"] = f"recipe {rival.recipe} on grid {rival.grid}: better than the fit on validation"
+        return recipes.plan(rival.recipe, self.denoiser, nfe=self.nfe, grid=rival.grid)
