@@ -59,7 +59,7 @@ def from_sigmas(path: Path, sigmas: Sequence[float]) -> Grid:
     return tuple(path.time_of_sigma(s) for s in (values[:-1] if values and values[-1] == 0.0 else values))
 
 
-def _from_levels(path: Path, sigmas: Sequence[float], sigma_min: float | None, sigma_max: float | None) -> Grid:
+def _from_levels(path: Path, sigmas: Sequence[float] | np.ndarray, sigma_min: float | None, sigma_max: float | None) -> Grid:
     times = [path.time_of_sigma(float(s)) for s in sigmas]
     # the inverse rounds: the ends of the path are exactly the ends of the grid
     if sigma_min is None and len(times) > 1:

@@ -8,8 +8,8 @@ each row the coefficient of mu must be a(next_time), and the root of the summed 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from torch import Tensor
@@ -24,7 +24,7 @@ POINT_MASS = "point mass"
 TOLERANCE = 1e-7
 """Relative tolerance of the point-mass law: coefficients are float64, sums of a history lose a few digits."""
 
-Symbol = Mapping[Any, Any]
+Symbol = dict[Any, Any]
 """A combination of mu (key "mu") and independent noises (other keys)."""
 
 
@@ -38,9 +38,19 @@ def check(plan: Plan) -> None:
         if row.time is not None:
             outputs += 1
             if clock is not None and not math.isclose(row.time, clock, rel_tol=1e-9, abs_tol=1e-12):
-                _broken(plan, k, "clock", f"asks at time {row.time:.6g} while the state is at {clock:.6g}", f"time={clock!r}")
+                _broken(
+                    plan,
+                    k,
+                    "clock",
+                    f"asks at time {row.time:.6g} while the state is at {clock:.6g}",
+                    f"time={clock!r}",
+                )
         draws += bool(row.noises)
-        for name, used, had in (("states", row.states, states), ("outputs", row.outputs, outputs), ("noises", row.noises, draws)):
+        for name, used, had in (
+            ("states", row.states, states),
+            ("outputs", row.outputs, outputs),
+            ("noises", row.noises, draws),
+        ):
             if len(used) > had:
                 _broken(plan, k, "history", f"uses {len(used)} {name}, {had} exist", f"use at most {had} {name} in row {k}")
         if row.next_time is None:
@@ -48,7 +58,13 @@ def check(plan: Plan) -> None:
                 _broken(plan, k, "end", "returns the data before the last row", "make it the last row")
         elif clock is not None and not row.renoise:
             if plan.path.sigma(row.next_time) > plan.path.sigma(clock) * (1 + 1e-9):
-                _broken(plan, k, "order", f"rises from time {clock:.6g} to {row.next_time:.6g}", "declare it with renoise=True")
+                _broken(
+                    plan,
+                    k,
+                    "order",
+                    f"rises from time {clock:.6g} to {row.next_time:.6g}",
+                    "declare it with renoise=True",
+                )
         clock = row.next_time
         states += 1
     if plan.history == 0 and POINT_MASS not in plan.misses:
@@ -67,8 +83,8 @@ def _finite(plan: Plan, k: int, row: Row) -> None:
             _broken(plan, k, "finite", f"has {name}={value}", "use finite times; the end is next_time=None")
 
 
-def _combine(terms: Sequence[tuple[Any, Symbol]]) -> dict[Any, Any]:
-    total: dict[Any, Any] = {}
+def _combine(terms: Sequence[tuple[Any, Symbol]]) -> Symbol:
+    total: Symbol = {}
     for coefficient, symbol in terms:
         factor = coefficient.double().numpy(force=True) if isinstance(coefficient, Tensor) else coefficient
         for key, value in symbol.items():
@@ -77,7 +93,7 @@ def _combine(terms: Sequence[tuple[Any, Symbol]]) -> dict[Any, Any]:
 
 
 def _point_mass(plan: Plan) -> None:
-    path, clock = plan.path, plan.start
+    path, clock = plan.path, cast(float, plan.start)
     states: list[Symbol] = [{"mu": path.a(clock), "prior": path.s(clock)}]
     outputs: list[Symbol] = []
     noises: list[Symbol] = []

@@ -105,7 +105,9 @@ def save(plan: Plan, file: str | PathLike[str]) -> None:
         "misses": list(plan.misses),
         "history": plan.history,
         "provenance": dict(plan.provenance),
-        "report": dataclasses.asdict(report) if dataclasses.is_dataclass(report) and not isinstance(report, type) else report,
+        "report": dataclasses.asdict(report)
+        if dataclasses.is_dataclass(report) and not isinstance(report, type)
+        else report,
         "rows": rows,
     }
     if tensors:

@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import time
 from collections import Counter, deque
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 import torch
@@ -130,7 +130,7 @@ class NonFinite(RetrogradeError, ArithmeticError):
         self.finished: list[int] = []
 
 
-def combine(terms: Iterator[tuple[Coefficient, Tensor]]) -> Tensor:
+def combine(terms: Iterable[tuple[Coefficient, Tensor]]) -> Tensor:
     """Return the sum of coefficient times tensor, allocating one result."""
     total: Tensor | None = None
     for coefficient, tensor in terms:

@@ -242,7 +242,7 @@ class Denoiser(AbstractDenoiser):
 
     def _preconditioned(self, x_t: Tensor, t: float | Tensor, told: Tensor, condition: Mapping[str, Any]) -> Tensor:
         d = self.sigma_data
-        per_item = t.double().reshape(-1, *(1,) * len(self.shape)) if isinstance(t, Tensor) else t
+        per_item: Any = t.double().reshape(-1, *(1,) * len(self.shape)) if isinstance(t, Tensor) else t
         a, sigma = self.path.a(per_item), self.path.sigma(per_item)
         norm = (sigma * sigma + d * d) ** 0.5
         x = x_t if not isinstance(a, Tensor) and a == 1.0 else (x_t / a).to(x_t.dtype)

@@ -90,7 +90,9 @@ class GaussianMixture(AbstractDenoiser):
     def _flat(self, x_t: Tensor) -> Tensor:
         if tuple(x_t.shape[1:]) != self.shape:
             raise ShapeError(
-                f"x_t of shape {list(x_t.shape)}", f"[batch, {', '.join(map(str, self.shape))}]", "reshape it to the means"
+                f"x_t of shape {list(x_t.shape)}",
+                f"[batch, {', '.join(map(str, self.shape))}]",
+                "reshape it to the means",
             )
         return x_t.double().reshape(x_t.shape[0], -1)
 
@@ -176,7 +178,7 @@ class GaussianMixture(AbstractDenoiser):
                 return self._mean(x, weights, z, gain, -scale * gain[..., -1])
             case "v":
                 return scale * noise() - s[..., 0] * data()
-        per_item = t.double()[:, None] if isinstance(t, Tensor) else t
+        per_item: Any = t.double()[:, None] if isinstance(t, Tensor) else t
         return cast(Tensor, self.path.a_dot(per_item) * data() + self.path.s_dot(per_item) * noise())
 
     def log_prob(self, x_t: Tensor, t: float | Tensor) -> Tensor:
@@ -193,7 +195,11 @@ class GaussianMixture(AbstractDenoiser):
         white = torch.randn(n, basis.shape[1], dtype=torch.float64, generator=generator)
         inside = torch.einsum("ndr,nd->nr", basis[k], white)
         scale = variances[k].sqrt() - floor[k].sqrt()[:, None]
-        x = self.means.flatten(1)[k] + floor[k].sqrt()[:, None] * white + torch.einsum("ndr,nr->nd", basis[k], scale * inside)
+        x = (
+            self.means.flatten(1)[k]
+            + floor[k].sqrt()[:, None] * white
+            + torch.einsum("ndr,nr->nd", basis[k], scale * inside)
+        )
         return x.reshape(n, *self.shape)
 
     def covariance(self) -> Tensor:
@@ -285,17 +291,19 @@ def _factorize(covariances: Any, n: int, d: int) -> tuple[Tensor, Tensor, Tensor
 
 def _positive(variances: Tensor) -> Tensor:
     if bool((variances < 0).any()):
-        raise BadValue(f"a variance of {float(variances.min()):.3g}", "variances >= 0", "symmetrize, then clamp the spectrum")
+        raise BadValue(
+            f"a variance of {float(variances.min()):.3g}", "variances >= 0", "symmetrize, then clamp the spectrum"
+        )
     return variances
 
 
-def Gaussian(path: Path, mean: Tensor, covariance: Any, *, predicts: str = "data") -> GaussianMixture:  # noqa: N802
+def Gaussian(path: Path, mean: Tensor, covariance: Any, *, predicts: str = "data") -> GaussianMixture:
     """Return the exact denoiser of N(mean, covariance): mean [*shape], covariance a number, [d] or [d, d]."""
     given = torch.as_tensor(covariance).double()
     return GaussianMixture(path, torch.as_tensor(mean)[None], given[None], predicts=predicts, name="gaussian")
 
 
-def FiniteData(  # noqa: N802
+def FiniteData(
     path: Path, points: Tensor, *, labels: Sequence[int] | None = None, predicts: str = "data"
 ) -> GaussianMixture:
     """Return the exact denoiser of a finite data set, points [n, *shape]: what a network that memorized it would say."""

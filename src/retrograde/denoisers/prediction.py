@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ KINDS = ("data", "noise", "score", "v", "velocity")
 """Parameterizations of a prediction: E[x_0|x_t], E[eps|x_t], grad log p_t, a eps - s x_0, E[dx_t/dt|x_t]."""
 
 
-def _combination(path: Path, t: float | Tensor, kind: str) -> tuple[float | Tensor, float | Tensor, float | Tensor]:
+def _combination(path: Path, t: Any, kind: str) -> tuple[float | Tensor, float | Tensor, float | Tensor]:
     """Return (p, q, r) such that a prediction of this kind is p x_0 + q eps + r y."""
     match kind:
         case "data":
@@ -31,7 +32,7 @@ def _combination(path: Path, t: float | Tensor, kind: str) -> tuple[float | Tens
     raise UnknownName("prediction", kind, KINDS)
 
 
-def conversion(path: Path, t: float | Tensor, source: str, target: str) -> tuple[float | Tensor, ...]:
+def conversion(path: Path, t: Any, source: str, target: str) -> tuple[float | Tensor, ...]:
     """Return (c_x, c_value, c_y) with target = c_x x_t + c_value source + c_y y.
 
     From x_t - b y = a D + s E and source = p D + q E + r y, both means D and E follow, and with them every kind. At the
@@ -44,7 +45,7 @@ def conversion(path: Path, t: float | Tensor, source: str, target: str) -> tuple
     if source == target:
         return 0.0, 1.0, 0.0
     a, s = path.a(t), path.s(t)
-    if not isinstance(s, Tensor) and s == 0.0 and "score" in (source, target) or source == "data" and _is_zero(s):
+    if (not isinstance(s, Tensor) and s == 0.0 and "score" in (source, target)) or (source == "data" and _is_zero(s)):
         if target == "score":
             raise BadValue(f"the score at t={t}, where {path.name} holds no noise", "t with s(t) > 0", "read .data instead")
         p, q, r = _combination(path, t, target)

@@ -39,8 +39,9 @@ def library(t: float | Tensor) -> ModuleType:
 class Path(ABC):
     """A forward process x_t = a(t) x_0 + b(t) y + s(t) eps.
 
-    Final paths are frozen dataclasses. All methods take a float and return a float (float64 arithmetic), or take a tensor and return a tensor of its shape.
-    Times grow from the data (`t_min`) to the noise (`t_max`): the range on which networks of this path are trained.
+    Final paths are frozen dataclasses. All methods take a float and return a float (float64 arithmetic), or take a tensor
+    and return a tensor of its shape. Times grow from the data (`t_min`) to the noise (`t_max`): the range on which networks
+    of this path are trained.
     """
 
     name: ClassVar[str]
@@ -105,7 +106,9 @@ class Path(ABC):
         if math.isinf(sigma):
             return self.t_max
         if sigma <= 0.0:
-            raise BadValue(f"sigma={sigma} on path {self.name}", "0 < sigma <= inf", "leave the data end to the plan's last row")
+            raise BadValue(
+                f"sigma={sigma} on path {self.name}", "0 < sigma <= inf", "leave the data end to the plan's last row"
+            )
         return self.time_of_positive_sigma(sigma)
 
     def time_of_log_snr(self, log_snr: Time) -> Time:

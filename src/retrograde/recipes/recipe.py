@@ -115,10 +115,18 @@ class Recipe:
             BadValue: unknown options, or times that do not fall.
         """
         if unknown := sorted(set(options) - set(self.options)):
-            raise BadValue(f"recipe {self.name!r} with {unknown}", f"the options {sorted(self.options)}", f"remove {unknown}")
+            raise BadValue(
+                f"recipe {self.name!r} with {unknown}", f"the options {sorted(self.options)}", f"remove {unknown}"
+            )
         if not times or any(x <= y for x, y in zip(times, times[1:], strict=False)):
             raise BadValue(f"times {list(times)[:6]}", "falling path times, noisiest first", "sorted(times, reverse=True)")
         basis = self.basis(path)
+        if basis == "noise" and path.a(times[0]) == 0.0:
+            raise BadValue(
+                f"a start at t={times[0]:g}, where path {path.name} holds no signal",
+                f"times with a(t) > 0 for recipe {self.name!r}, which steps with noise predictions",
+                f"start at t={path.time_of_sigma(grids.levels(path)[1]):.6g}",
+            )
         if self.evaluations > 1:
             options["stages"] = tuple(stages) if stages is not None else (self.evaluations,) * (len(times) - 1)
         rows = [*self.write(path, tuple(times), **options), end_row(path, times[-1], basis)]
@@ -166,9 +174,7 @@ def recipe(
     """
 
     def register(write: Writer) -> Writer:
-        _RECIPES[name] = Recipe(
-            name, write, basis, order, evaluations, stochastic, clock, summary, version, approximate
-        )
+        _RECIPES[name] = Recipe(name, write, basis, order, evaluations, stochastic, clock, summary, version, approximate)
         if paper is not None:
             systems.register(systems.System(home="solvers", call=f"rg.plan({name!r}, path, nfe=10)", **paper))
         return write
@@ -224,13 +230,13 @@ def plan(
     if isinstance(grid, str):
         if nfe is None:
             raise BadValue(f"plan({name!r}) without nfe", "a number of network evaluations", "nfe=10")
-        accepted = inspect.signature(grids.get(grid)).parameters
-        if start is None and endless and chosen.basis(path) == "noise" and "sigma_max" in accepted:
-            start = grids.levels(path)[1]  # noise predictions say nothing of the data where the path holds no signal
         if start is not None:
             options["sigma_max"] = start
         count, stages = chosen.points(nfe)
         times = grids.make(path, count, grid, **options)
+        if endless and times[0] == path.t_max and chosen.basis(path) == "noise":
+            # a noise prediction says nothing of the data where the path holds no signal: start just below
+            times = (path.time_of_sigma(grids.levels(path)[1]), *times[1:])
     else:
         times = tuple(float(t) for t in grid)
         if options:
