@@ -1,6 +1,6 @@
 """Train the embedded `digits` model: class-conditional 28x28 digits on the EDM path.
 
-    python examples/train_digits.py --out runs/digits            # about 80 minutes on one core
+    python examples/train_digits.py --out runs/digits            # about 45 minutes on one core
     python examples/train_digits.py --out runs/digits --resume   # goes on after an interruption
 
 The model folder is runs/digits/model.
@@ -32,7 +32,7 @@ CONFIG = {
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", default="runs/digits")
-    parser.add_argument("--steps", type=int, default=28_000)
+    parser.add_argument("--steps", type=int, default=14_000)
     parser.add_argument("--seconds", type=float, default=None, help="stop after this many seconds of training")
     parser.add_argument("--resume", action="store_true")
     given = parser.parse_args()

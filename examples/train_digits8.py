@@ -48,8 +48,6 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     command = f"python examples/train_digits8.py {given.kind}"
     trained = run(
-        TrainConfig(
-            **COMMON, **CONFIGS[given.kind], command=command, out=given.out, steps=given.steps, resume=given.resume
-        )
+        TrainConfig(**COMMON, **CONFIGS[given.kind], command=command, out=given.out, steps=given.steps, resume=given.resume)
     )
     print(f"{trained.step} steps, {trained.seconds:.0f} s, loss {trained.loss:.4f}")

@@ -36,7 +36,7 @@ class LevelEmbedding(nn.Module):
     def forward(self, network_time: torch.Tensor, label: torch.Tensor | None) -> torch.Tensor:
         angles = (self.time_scale * network_time.float())[:, None] * self.frequencies[None, :]
         waves = torch.cat([angles.sin(), angles.cos()], dim=1)
-        embedded = self.perceptron(waves.to(self.perceptron[0].weight.dtype))
+        embedded = self.perceptron(waves.to(next(self.perceptron.parameters()).dtype))
         if self.labels is not None:
             embedded = embedded + self.labels(_class_indices(label, self.classes, network_time))
         elif label is not None:

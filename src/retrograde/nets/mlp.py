@@ -16,7 +16,8 @@ from retrograde.nets.embedding import LevelEmbedding
 class MLPDenoiser(nn.Module):
     """A residual perceptron on the flattened item, told the noise level by scale and shift.
 
-    h <- h + W_2 silu((1 + scale) norm(W_1 h) + shift), `depth` times, at width `width`. The output layer starts at zero.
+    h <- h + W_2 silu((1 + scale) norm(W_1 h) + shift), `depth` times, at width `width`; the output layer
+    starts at zero.
 
     Shapes: x_t [n, *shape], network_time [n], label int64 [n] (or a number, or None: the null class) -> [n, *shape].
 

@@ -1,20 +1,19 @@
 """The model card a training writes: how the weights came to be, and how good they are."""
 
 from retrograde.denoisers import Denoiser
+from retrograde.train.checkpoint import Checkpoint
 from retrograde.train.config import TrainConfig
 
 _DIGITS = (
-    "MNIST (LeCun, Cortes, Burges), 10,000 images of it as embedded in `retrograde.data`; the images are under "
-    "CC BY-SA 3.0"
+    "MNIST (LeCun, Cortes, Burges), 10,000 images of it as embedded in `retrograde.data`; the images are under CC BY-SA 3.0"
 )
 
 
-def card(
-    config: TrainConfig, denoiser: Denoiser, parameters: int, step: int, seconds: float, losses: dict[float, float]
-) -> str:
+def card(config: TrainConfig, denoiser: Denoiser, parameters: int, at: Checkpoint, losses: dict[float, float]) -> str:
     """Return README.md: data, licence, command, steps, seconds, parameters, and the loss at each noise level.
 
-    `losses` maps the noise-to-signal ratio sigma to the mean squared error of the data mean per pixel.
+    `at` is where the training stood, with its smoothed loss; `losses` maps the noise-to-signal ratio sigma to the mean
+    squared error of the data mean per pixel.
     """
     source = _DIGITS if config.data in ("digits", "digits8") else "see the owner of the data"
     path = {name: value for name, value in denoiser.path.config().items() if name != "alphas_cumprod"}
@@ -29,9 +28,9 @@ def card(
         "",
         f"- data: `{config.data}`, train split. {source}",
         f"- network: `{config.network}`, {parameters:,} parameters, stored as {config.store}",
-        f"- training: `{config.command or 'retrograde.train.run(TrainConfig(...))'}`; {step:,} steps of {config.batch} "
-        f"in {seconds:,.0f} s, learning rate {config.lr:g}, {config.precision}, seed {config.seed}, label dropout "
-        f"{config.label_dropout:g}",
+        f"- training: `{config.command or 'retrograde.train.run(TrainConfig(...))'}`",
+        f"- {at.step:,} steps of {config.batch} in {at.seconds:,.0f} s; last smoothed training loss {at.loss:.4f}",
+        f"- learning rate {config.lr:g}, {config.precision}, seed {config.seed}, label dropout {config.label_dropout:g}",
         f"- weights: running average, relative width {config.average_std:g}",
         "- licence of the weights: that of the library; made from the data above",
         "",

@@ -35,9 +35,7 @@ def write_checkpoint(
     os.replace(beside, file)
 
 
-def read_checkpoint(
-    file: Path, network: nn.Module, optimizer: torch.optim.Optimizer, average: PowerAverage
-) -> Checkpoint:
+def read_checkpoint(file: Path, network: nn.Module, optimizer: torch.optim.Optimizer, average: PowerAverage) -> Checkpoint:
     """Put a checkpoint's state into the network, the optimizer and the average, and return where it stood."""
     state = torch.load(file, weights_only=True)
     network.load_state_dict(state["network"])

@@ -9,10 +9,11 @@ class TrainConfig(BaseModel):
     """A training run. Unknown fields are errors; the same record gives the same weights on the same machine.
 
     `data` names a function of `retrograde.data`, or any "package.module:function", that maps a split ("train", "test")
-    to images [n, *shape] and labels [n]. `network` holds "class", a class of `retrograde.nets` or "package.module:Class",
-    and its keywords. `path` is a configuration of `retrograde.paths.from_config`, or just its name. `levels` is a law of
-    `retrograde.train.LAWS` with its parameters (None: the usual one). `store` is the type weights are exported in, `command` what the
-    model card says made them. Times are seconds, `sigma_data` is in data units.
+    to images [n, *shape] and labels [n]. `network` holds "class", a class of `retrograde.nets` or
+    "package.module:Class", and its keywords. `path` is a configuration of `retrograde.paths.from_config`, or just its
+    name. `levels` is a law of `retrograde.train.LAWS` with its parameters (None: the usual one). `store` is the type
+    weights are exported in, `command` what the model card says made them. Times are seconds, `sigma_data` is in data
+    units.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

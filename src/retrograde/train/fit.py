@@ -45,8 +45,8 @@ def fit(
 ) -> Trained:
     """Train the denoiser's network in place and return its running average.
 
-    Every step draws from its own generator, seeded by (config.seed, step), so that a resumed training is the same to the
-    last bit as an uninterrupted one. A checkpoint is written every `config.save_every` seconds and at the end.
+    Every step draws from its own generator, seeded by (config.seed, step), so that a resumed training is the same
+    to the last bit as an uninterrupted one. A checkpoint is written every `config.save_every` seconds and at the end.
 
     Shapes: images [n, *shape], labels int64 [n] (None trains without conditions).
 

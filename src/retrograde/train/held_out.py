@@ -4,14 +4,14 @@ from collections.abc import Sequence
 
 import torch
 
-from retrograde.denoisers import Denoiser
+from retrograde.denoisers import AbstractDenoiser
 
 SIGMAS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 20.0)
 
 
 @torch.no_grad()
 def held_out_loss(
-    denoiser: Denoiser,
+    denoiser: AbstractDenoiser,
     images: torch.Tensor,
     labels: torch.Tensor | None = None,
     sigmas: Sequence[float] = SIGMAS,

@@ -10,9 +10,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 @final
 class Journal:
-    """Append one JSON object a line to `file`, and draw a bar where the output is a terminal."""
+    """Append one JSON object a line to `file`, and draw a bar where the output is a terminal.
+
+    Lines of steps after `step`, left by a training that went on after its last checkpoint, are dropped first.
+    """
 
     def __init__(self, file: Path, steps: int, step: int, progress: bool) -> None:
+        lines = file.read_text(encoding="utf-8").splitlines(keepends=True) if file.exists() else []
+        file.write_text("".join(line for line in lines if json.loads(line)["step"] <= step), encoding="utf-8")
         self._file = file.open("a", encoding="utf-8")
         columns = (
             TextColumn("training"),
@@ -27,9 +32,7 @@ class Journal:
         self._bar.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._bar.stop()
         self._file.close()
 

@@ -1,5 +1,6 @@
 """Laws from which training draws its noise levels."""
 
+import inspect
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, final
@@ -88,7 +89,7 @@ def level_law(config: dict[str, Any]) -> LevelLaw:
     try:
         return LAWS[name](**parameters)
     except TypeError:
-        allowed = ", ".join(LAWS[name].__dataclass_fields__) or "no parameter"
+        allowed = ", ".join(inspect.signature(LAWS[name]).parameters) or "no parameter"
         raise BadValue(f"level law {name!r} with {sorted(parameters)}", allowed, f"use {{'law': {name!r}}}") from None
 
 

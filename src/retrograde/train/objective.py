@@ -74,10 +74,9 @@ def question(
     if denoiser.predicts == "edm":
         sigma, d = s_t / a_t, denoiser.sigma_data
         norm = (sigma**2 + d**2).sqrt()
-        c_skip, c_out = (d / norm) ** 2, sigma * d / norm
         # (x_0 - c_skip x)/c_out with x = x_0 + sigma eps, without the cancellation at small sigma.
         target = (sigma / d * x_0 - d * eps) / norm
-        to_data = c_out
+        to_data = sigma * d / norm
         network_input = (x_t / (a_t * norm)).to(x_0.dtype)
         measured = measure
     else:

@@ -11,7 +11,7 @@ from retrograde import paths
 from retrograde.denoisers import Denoiser
 from retrograde.errors import BadValue, UnknownName
 from retrograde.train.card import card
-from retrograde.train.checkpoint import read_average
+from retrograde.train.checkpoint import Checkpoint, read_average
 from retrograde.train.config import TrainConfig
 from retrograde.train.fit import Trained, fit, module_of
 from retrograde.train.folder import ModelConfig, write_folder
@@ -42,7 +42,7 @@ def run(config: TrainConfig) -> Trained:
 
     (out / "train.json").write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
     trained = fit(denoiser, images, given, config, test)
-    write_model(config, trained.denoiser, model, trained.step, trained.seconds, out / "model")
+    write_model(config, trained.denoiser, model, Checkpoint(trained.step, trained.seconds, trained.loss), out / "model")
     return trained
 
 
@@ -63,18 +63,16 @@ def export(run_folder: str | FilePath, into: str | FilePath, command: str | None
     shape = tuple(named(config.data, "retrograde.data", "data set")("test")[0].shape[1:])
     denoiser, model = build(config, shape)
     at = read_average(run_folder / "checkpoint.pt", module_of(denoiser))
-    return write_model(config, denoiser, model, at.step, at.seconds, FilePath(into))
+    return write_model(config, denoiser, model, at, FilePath(into))
 
 
-def write_model(
-    config: TrainConfig, denoiser: Denoiser, model: ModelConfig, step: int, seconds: float, into: FilePath
-) -> FilePath:
+def write_model(config: TrainConfig, denoiser: Denoiser, model: ModelConfig, at: Checkpoint, into: FilePath) -> FilePath:
     """Write config, weights (as `config.store`) and card of a trained denoiser; return the folder."""
     network = module_of(denoiser).eval()
     images, labels = named(config.data, "retrograde.data", "data set")("test")
     losses = held_out_loss(denoiser, images, labels if config.classes else None)
     parameters = sum(p.numel() for p in network.parameters())
-    text = card(config, denoiser, parameters, step, seconds, losses)
+    text = card(config, denoiser, parameters, at, losses)
     return write_folder(into, model, network, text, getattr(torch, config.store))
 
 

@@ -73,7 +73,9 @@ def classifier() -> nets.Classifier:
 
 
 def build_network(described: dict[str, Any]) -> nn.Module:
-    """Build the network a configuration describes: "class" in `retrograde.nets`, or "package.module:Class", and keywords.
+    """Build the network a configuration describes: its "class" and the keywords of that class.
+
+    The class is one of `retrograde.nets`, or "package.module:Class".
 
     Raises UnknownName for an unknown class, BadValue for keywords it does not take.
     """
@@ -86,11 +88,11 @@ def build_network(described: dict[str, Any]) -> nn.Module:
     else:
         raise UnknownName("network", name, nets.__all__)
     try:
-        return make(**arguments)
+        # Fresh weights are drawn and thrown away: the caller's random state must not notice.
+        with torch.random.fork_rng(devices=[]):
+            return make(**arguments)
     except TypeError as error:
-        raise BadValue(
-            f"{name} with {sorted(arguments)}: {error}", "the keywords of its class", "correct them"
-        ) from None
+        raise BadValue(f"{name} with {sorted(arguments)}: {error}", "the keywords of its class", "correct them") from None
 
 
 def _from_folder(folder: Path, dtype: torch.dtype | None) -> Denoiser:

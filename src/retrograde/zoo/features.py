@@ -44,6 +44,7 @@ def load_classifier(folder: str | Path) -> Classifier:
     except ValidationError as error:
         fields = ", ".join(ClassifierConfig.model_fields)
         raise BadValue(f"{file}: {error.errors()[0]['msg']}", fields, f"correct {file}") from None
-    network = Classifier(config.channels, config.classes, config.features)
+    with torch.random.fork_rng(devices=[]):
+        network = Classifier(config.channels, config.classes, config.features)
     read_weights(folder, network)
     return network.eval().requires_grad_(False)
