@@ -94,3 +94,11 @@ def test_classifier_features_and_scores() -> None:
     torch.testing.assert_close(network(x), network.score(features))
     with pytest.raises(ShapeError, match="missing axis"):
         network(x[0])
+
+
+def test_details_pass_by_the_coarse_levels() -> None:
+    network = awake(UNet(shape=(1, 8, 8), channels=(8, 16), patch=1, width=16))
+    torch.nn.init.zeros_(network.grow[0].weight)  # type: ignore[index, arg-type]
+    torch.nn.init.zeros_(network.grow[0].bias)  # type: ignore[index, arg-type]
+    x_t, t = torch.randn(2, 1, 8, 8), torch.rand(2)
+    assert (network(x_t, t) - network(x_t + 0.1, t)).abs().amax() > 1e-3
