@@ -99,6 +99,21 @@ def test_a_checkpoint_is_not_overwritten_by_accident(tmp_path: Path, images: tor
         small(tmp_path, 6, images)
 
 
+def test_refused_training_leaves_the_record_of_the_first(tmp_path: Path) -> None:
+    config = TrainConfig(**{**TINY, "out": str(tmp_path), "steps": 1})  # type: ignore[arg-type]
+    run(config)
+    before = (tmp_path / "train.json").read_text()
+    with pytest.raises(BadValue, match="resume=True"):
+        run(config.model_copy(update={"lr": 0.5}))
+    assert (tmp_path / "train.json").read_text() == before
+
+
+def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path, images: torch.Tensor) -> None:
+    small(tmp_path, 6, images)
+    with pytest.raises(BadValue, match=r"train\.json"):
+        small(tmp_path, 6, images, resume=True, network={**TINY["network"], "channels": [16]})  # type: ignore[dict-item]
+
+
 def test_time_limit_stops_with_a_checkpoint(tmp_path: Path, images: torch.Tensor) -> None:
     config = TrainConfig(**{**TINY, "out": str(tmp_path), "steps": 10**6, "seconds": 0.3})  # type: ignore[arg-type]
     denoiser, _ = build(config, (1, 8, 8))

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from retrograde.errors import BadValue
 from retrograde.train.average import PowerAverage
 
 
@@ -17,6 +18,17 @@ class Checkpoint:
     step: int
     seconds: float
     loss: float
+
+
+def checkpoint_file(out: str | Path, resume: bool) -> Path:
+    """Return the file of the checkpoint in a folder.
+
+    Raises BadValue where it exists and the training is not to be resumed, so that no training is lost by accident.
+    """
+    file = Path(out) / "checkpoint.pt"
+    if file.exists() and not resume:
+        raise BadValue(f"{file} exists", "an empty folder, or resume", "pass resume=True, or another out folder")
+    return file
 
 
 def write_checkpoint(
@@ -36,11 +48,19 @@ def write_checkpoint(
 
 
 def read_checkpoint(file: Path, network: nn.Module, optimizer: torch.optim.Optimizer, average: PowerAverage) -> Checkpoint:
-    """Put a checkpoint's state into the network, the optimizer and the average, and return where it stood."""
+    """Put a checkpoint's state into the network, the optimizer and the average, and return where it stood.
+
+    Raises BadValue where the checkpoint is of another network.
+    """
     state = torch.load(file, weights_only=True)
-    network.load_state_dict(state["network"])
-    optimizer.load_state_dict(state["optimizer"])
-    average.network.load_state_dict(state["average"])
+    try:
+        network.load_state_dict(state["network"])
+        optimizer.load_state_dict(state["optimizer"])
+        average.network.load_state_dict(state["average"])
+    except (RuntimeError, ValueError) as error:
+        raise BadValue(
+            f"{file}: {error}", "the checkpoint of the same network", "resume with the configuration in train.json"
+        ) from None
     average.updates = state["updates"]
     return Checkpoint(**state["at"])
 

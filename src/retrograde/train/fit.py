@@ -13,7 +13,7 @@ from torch import nn
 from retrograde.denoisers import Denoiser
 from retrograde.errors import BadType, BadValue
 from retrograde.train.average import PowerAverage
-from retrograde.train.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from retrograde.train.checkpoint import Checkpoint, checkpoint_file, read_checkpoint, write_checkpoint
 from retrograde.train.config import TrainConfig
 from retrograde.train.journal import Journal
 from retrograde.train.levels import LevelLaw, level_law, standard_law
@@ -55,7 +55,7 @@ def fit(
     network = module_of(denoiser)
     out = FilePath(config.out)
     out.mkdir(parents=True, exist_ok=True)
-    file = out / "checkpoint.pt"
+    file = checkpoint_file(out, config.resume)
     law = level_law(config.levels) if config.levels else standard_law(config.predicts)
     optimizer = torch.optim.AdamW(
         network.parameters(), lr=config.lr, betas=(0.9, 0.99), weight_decay=config.weight_decay, foreach=True
@@ -63,8 +63,6 @@ def fit(
     average = PowerAverage(network, config.average_std)
     seen = Checkpoint(step=0, seconds=0.0, loss=float("nan"))
     if file.exists():
-        if not config.resume:
-            raise BadValue(f"{file} exists", "an empty folder, or resume", "pass resume=True, or another out folder")
         seen = read_checkpoint(file, network, optimizer, average)
     mean = dataclasses.replace(denoiser, network=average.network)
     step, smooth, started, saved = seen.step, seen.loss, time.monotonic(), time.monotonic()

@@ -11,7 +11,7 @@ from retrograde import paths
 from retrograde.denoisers import Denoiser
 from retrograde.errors import BadValue, UnknownName
 from retrograde.train.card import card
-from retrograde.train.checkpoint import Checkpoint, read_average
+from retrograde.train.checkpoint import Checkpoint, checkpoint_file, read_average
 from retrograde.train.config import TrainConfig
 from retrograde.train.fit import Trained, fit, module_of
 from retrograde.train.folder import ModelConfig, write_folder
@@ -34,6 +34,7 @@ def run(config: TrainConfig) -> Trained:
     denoiser, model = build(config, shape)
     out = FilePath(config.out)
     out.mkdir(parents=True, exist_ok=True)
+    checkpoint_file(out, config.resume)
     given = labels if config.classes else None
 
     def test(mean: Denoiser) -> dict[str, float]:
