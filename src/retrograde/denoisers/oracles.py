@@ -20,6 +20,9 @@ from retrograde.errors import BadValue, ShapeError, UnknownName
 from retrograde.paths import Path
 
 
+_LEAST = 1e-30
+
+
 def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
     """Divide, with 0 where the denominator is 0: the limit for a component without spread at a level without noise."""
     return torch.where(denominator > 0, numerator / torch.where(denominator > 0, denominator, 1.0), 0.0)
@@ -107,19 +110,21 @@ class GaussianMixture(AbstractDenoiser):
     def _components(self, x: Tensor, a: Tensor, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return log N(x; a mu_k, a^2 C_k + s^2) [n, K], coordinates z = U^T (x - a mu) [n, K, r], variances [n, K, r+1].
 
-        The last column of the variances belongs to the directions outside U.
+        The last column of the variances belongs to the directions outside U. In the density no variance is below
+        `_LEAST`: without noise, components without spread share the posterior as in the limit, to the nearest.
         """
         basis, variances, floor = (f.to(x.device) for f in self.factors)
         means = self.means.to(x.device).flatten(1)
         d, r = basis.shape[1:]
         z = torch.einsum("nd,kdr->nkr", x, basis) - a * torch.einsum("kd,kdr->kr", means, basis)
         spread = a * a * torch.cat([variances, floor[:, None]], dim=1) + s * s
-        log_density = -0.5 * (_ratio(z * z, spread[..., :r]).sum(-1) + spread[..., :r].log().sum(-1))
+        width = spread.clamp(min=_LEAST)
+        log_density = -0.5 * (z * z / width[..., :r] + width[..., :r].log()).sum(-1)
         if r < d:
             scale = a[..., 0]
             square = (x * x).sum(-1, keepdim=True) - 2 * scale * (x @ means.T) + scale**2 * (means * means).sum(-1)
             rest = (square - (z * z).sum(-1)).clamp(min=0.0)
-            log_density = log_density - 0.5 * (rest / spread[..., r] + (d - r) * spread[..., r].log())
+            log_density = log_density - 0.5 * (rest / width[..., r] + (d - r) * width[..., r].log())
         return log_density - 0.5 * d * math.log(2 * math.pi), z, spread
 
     def _posterior_weights(self, log_density: Tensor, label: Tensor | None) -> Tensor:
@@ -159,13 +164,18 @@ class GaussianMixture(AbstractDenoiser):
     ) -> Tensor:
         scale = a[..., 0]
         own = torch.cat([self.factors[1], self.factors[2][:, None]], dim=1).to(x.device)
+        # where U spans everything there is no outside; its column, 1/s^2, would only cancel and cost digits
+        used = torch.ones_like(spread)
+        if z.shape[-1] == x.shape[-1]:
+            used[..., -1] = 0.0
+            spread = torch.where(used > 0, spread, 1.0)
 
         def data() -> Tensor:
-            gain = _ratio(a * own, spread)
+            gain = _ratio(a * own * used, spread)
             return self._mean(x, weights, z, gain, 1.0 - scale * gain[..., -1])
 
         def noise() -> Tensor:
-            gain = _ratio(s + 0.0 * spread, spread)
+            gain = _ratio(s * used, spread)
             return self._mean(x, weights, z, gain, -scale * gain[..., -1])
 
         match kind:
@@ -174,7 +184,7 @@ class GaussianMixture(AbstractDenoiser):
             case "noise":
                 return noise()
             case "score":
-                gain = -1.0 / spread
+                gain = -(used / spread)
                 return self._mean(x, weights, z, gain, -scale * gain[..., -1])
             case "v":
                 return scale * noise() - s[..., 0] * data()
