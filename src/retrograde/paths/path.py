@@ -102,7 +102,8 @@ class Path(ABC):
     def time_of_sigma(self, sigma: Time) -> Time:
         """Path time at which s/a equals `sigma`; an infinite sigma is the noise end `t_max`."""
         if isinstance(sigma, Tensor):
-            return self.time_of_positive_sigma(sigma)
+            finite = torch.isfinite(sigma)
+            return torch.where(finite, self.time_of_positive_sigma(torch.where(finite, sigma, 1.0)), self.t_max)
         if math.isinf(sigma):
             return self.t_max
         if sigma <= 0.0:
