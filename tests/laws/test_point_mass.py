@@ -1,0 +1,90 @@
+"""Data that is a single point is sampled exactly by every recipe, for every budget, and the budget is met exactly."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import torch
+
+import retrograde as rg
+from retrograde.denoisers import KINDS, Prediction
+from retrograde.denoisers.denoiser import NOTHING, AbstractDenoiser
+
+POINT = torch.tensor([[0.5, -2.0, 1.25]], dtype=torch.float64)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PointMass(AbstractDenoiser):
+    """Knows the one point of the data; written down apart from the oracles, which it helps to judge."""
+
+    path: rg.paths.Path
+    predicts: str = "data"
+    shape: tuple[int, ...] = (3,)
+    conditions: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    consumes: frozenset[str] = frozenset()
+    name: str = "point"
+
+    def network_time(self, t: float) -> float:
+        return t
+
+    def snap(self, t: float) -> float:
+        return t
+
+    def predict(self, x_t, t, condition=NOTHING, knobs=NOTHING, network_time=None) -> Prediction:
+        data = POINT.expand_as(x_t)
+        a, s = self.path.a(t), self.path.s(t)
+        noise = (x_t - a * data) / s
+        value = {
+            "data": lambda: data,
+            "noise": lambda: noise,
+            "score": lambda: -noise / s,
+            "v": lambda: a * noise - s * data,
+            "velocity": lambda: self.path.a_dot(t) * data + self.path.s_dot(t) * noise,
+        }[self.predicts]()
+        return Prediction(x_t, t, self.path, value, self.predicts, evaluations={self.name: 1})
+
+
+@pytest.mark.parametrize("path_name", ["edm", "flow", "vp"])
+@pytest.mark.parametrize("name", rg.recipes.names())
+def test_every_budget_from_one_to_a_hundred_is_met_and_exact(name, path_name, path_called):
+    path = path_called(path_name)
+    den = PointMass(path)
+    for nfe in range(1, 101):
+        plan = rg.plan(name, path, nfe=nfe)
+        assert plan.nfe == nfe
+        assert not plan.misses
+        if nfe <= 20 or nfe % 10 == 0:
+            sample = rg.sample(den, plan, n=1, seed=nfe, dtype=torch.float64)
+            assert (sample - POINT).abs().max() < 1e-9
+
+
+@pytest.mark.parametrize("path_name", rg.paths.names())
+@pytest.mark.parametrize("name", rg.recipes.names())
+def test_every_path_is_sampled(name, path_name, path_called):
+    path = path_called(path_name)
+    den = PointMass(path, predicts="velocity")
+    for grid in ("karras", "log_snr", "uniform"):
+        for nfe in (1, 2, 3, 4, 5, 7, 12, 30):
+            plan = rg.plan(name, path, nfe=nfe, grid=grid)
+            assert plan.nfe == nfe
+            sample = rg.sample(den, plan, n=1, dtype=torch.float64)
+            # the plan that steps along a curve by its tangent misses the point, and says so; the end row reads it exactly
+            assert (sample - POINT).abs().max() < (1e-6 if not plan.misses else 1e-4), (grid, nfe)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", rg.recipes.names())
+def test_the_parameterization_of_the_network_does_not_matter(name, kind, path_called):
+    path = path_called("vp")
+    sample = rg.sample(PointMass(path, predicts=kind), rg.plan(name, path, nfe=11), n=2, dtype=torch.float64)
+    assert (sample - POINT).abs().max() < 1e-9
+
+
+@pytest.mark.parametrize("name", rg.recipes.names())
+def test_a_recipe_that_claims_no_miss_has_none(name, path_called):
+    """`misses` is earned by failing the law, not by being allowed to."""
+    straight = rg.plan(name, path_called("flow"), nfe=9)
+    assert not straight.misses
+    curved = rg.plan(name, path_called("trigonometric"), nfe=9)
+    assert bool(curved.misses) == (rg.recipes.get(name).approximate and curved.basis == "velocity")
