@@ -73,9 +73,7 @@ def final_error(recipe: Recipe, den: rg.oracles.GaussianMixture, flow: Callable,
     asked = [row.time for row in plan.rows[:k] if row.time is not None][::-1]
     outputs = tuple(den.predict(state(t), t).read(plan.basis) for t in asked)
     memory = Memory(tuple(map(state, moved)), outputs) if k else None
-    last = None
-    for last in rg.run(plan[k:], den, state(moved[0]), memory=memory):
-        pass
+    *_, last = rg.run(plan[k:], den, state(moved[0]), memory=memory)
     return float((last.x_t - state(grid[-1])).abs().max()) / path.a(grid[-1])
 
 

@@ -19,7 +19,6 @@ from retrograde.denoisers.prediction import KINDS, Prediction
 from retrograde.errors import BadValue, ShapeError, UnknownName
 from retrograde.paths import Path
 
-
 _LEAST = 1e-30
 
 
