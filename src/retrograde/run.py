@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import time
 from collections import Counter, deque
 from collections.abc import Generator, Iterable, Mapping, Sequence
@@ -273,13 +274,14 @@ def _ask(
     else:
         prediction = denoiser.predict(x, t, condition, row.knobs, row.network_time)
     ledger.seconds += time.perf_counter() - began
-    ledger.evaluations.update(prediction.evaluations)
+    for label, count in prediction.evaluations.items():
+        ledger.evaluations[label] += count
     return prediction
 
 
 def _guard(x_next: Tensor, x: Tensor, index: int, row: Row) -> None:
     """Stop at the first state that is not finite; a sum is one cheap pass, and only the CPU may look at it for free."""
-    if x_next.device.type != "cpu" or torch.isfinite(x_next.detach().sum()):
+    if x_next.device.type != "cpu" or math.isfinite(x_next.detach().sum().item()):
         return
     bad = (~torch.isfinite(x_next)).flatten(1).any(1)
     if bad.any():
