@@ -27,7 +27,7 @@ def test_a_grid_falls_inside_the_path(name, path_name, path_called):
         assert len(grid) == n
         assert all(isinstance(t, float) for t in grid)
         assert all(x > y for x, y in zip(grid, grid[1:], strict=False))
-        assert 0.0 <= grid[-1]
+        assert grid[-1] >= 0.0
         assert grid[0] <= path.t_max
         if name != "align_your_steps":
             assert grid[0] == path.t_max
