@@ -221,8 +221,9 @@ def _part(value: Any, places: list[int], n: int) -> Any:
     if isinstance(value, dict):
         return {name: _part(entry, places, n) for name, entry in value.items()}
     if isinstance(value, State):
-        history = (value.memory.states, value.memory.outputs, value.memory.noises)
-        memory = Memory(*(tuple(tensor[places] for tensor in part) for part in history), value.memory.visits)
+        kept = value.memory
+        states, outputs, noises = (tuple(t[places] for t in part) for part in (kept.states, kept.outputs, kept.noises))
+        memory = Memory(states, outputs, noises, kept.visits)
         return dataclasses.replace(value, x_t=value.x_t[places], memory=memory)
     return value
 
