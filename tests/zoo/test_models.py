@@ -14,7 +14,7 @@ FOLDER = Path(zoo.__file__).with_name("models")
 
 # Data set, parameterization, path, and the most that the denoising loss may be on 500 held-out items at each sigma.
 EMBEDDED = {
-    "digits": (data.digits, "edm", "edm", {0.05: 0.0005, 0.2: 0.004, 0.5: 0.014, 1.0: 0.035, 5.0: 0.18}),
+    "digits": (data.digits, "edm", "edm", {0.05: 0.0004, 0.2: 0.0037, 0.5: 0.0128, 1.0: 0.032, 5.0: 0.17}),
     "digits8-noise": (data.digits8, "noise", "vp_discrete", {0.05: 0.0008, 0.2: 0.0075, 0.5: 0.025, 1.0: 0.046}),
     "digits8-flow": (data.digits8, "velocity", "flow", {0.05: 0.0008, 0.2: 0.0075, 0.5: 0.025, 1.0: 0.046, 5.0: 0.07}),
 }
