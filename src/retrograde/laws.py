@@ -16,6 +16,7 @@ from torch import Tensor
 
 from retrograde.denoisers.prediction import conversion
 from retrograde.errors import PlanError
+from retrograde.linear import LinearMap
 
 if TYPE_CHECKING:
     from retrograde.plan import Plan, Row
@@ -72,9 +73,14 @@ def check(plan: Plan) -> None:
 
 
 def _finite(plan: Plan, k: int, row: Row) -> None:
+    if row.shift is not None and not bool(row.shift.isfinite().all()):
+        _broken(plan, k, "finite", "has a shift that is not", "avoid a level where a logarithm diverges")
     for name in ("states", "outputs", "noises"):
         for value in getattr(row, name):
-            finite = bool(value.isfinite().all()) if isinstance(value, Tensor) else math.isfinite(value)
+            if isinstance(value, LinearMap):
+                finite = value.finite
+            else:
+                finite = bool(value.isfinite().all()) if isinstance(value, Tensor) else math.isfinite(value)
             if not finite:
                 _broken(plan, k, "finite", f"has {name}={getattr(row, name)}", "avoid a level where a logarithm diverges")
     for name in ("time", "next_time", "network_time"):
@@ -103,6 +109,9 @@ def _point_mass(plan: Plan) -> None:
             # at a point mass the data mean is mu wherever the state is
             c_x, c_mu, _ = conversion(path, row.time, "data", plan.basis)
             outputs.insert(0, _combine([(c_x, states[0]), (c_mu, {"mu": 1.0})]))
+        mapped = any(isinstance(c, LinearMap) for c in (*row.states, *row.outputs, *row.noises))
+        if row.shift is not None or mapped:
+            _broken(plan, k, POINT_MASS, "adds a constant or maps the state", f"declare misses=({POINT_MASS!r},)")
         if row.noises:
             noises.insert(0, {k: 1.0})
         made = _combine(

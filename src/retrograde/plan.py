@@ -2,7 +2,7 @@
 
 A row makes the next state from the last few states and predictions,
 
-    x_next = sum_i states[i] x_{-i} + sum_j outputs[j] m_{-j} + sum_k noises[k] eps_{-k},
+    x_next = sum_i states[i] x_{-i} + sum_j outputs[j] m_{-j} + sum_k noises[k] eps_{-k} + shift,
 
 newest first, m in the plan's basis. A plan is an immutable list of rows, made for a path.
 """
@@ -12,19 +12,20 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from os import PathLike
-from typing import Any, overload
+from typing import Any, cast, overload
 
 import torch
 from torch import Tensor
 
 from retrograde import laws
 from retrograde.errors import BadValue, PlanError, UnknownName
+from retrograde.linear import LinearMap
 from retrograde.paths import Path
 
 BASES = ("data", "noise", "velocity")
 
-Coefficient = float | Tensor
-"""A float computed in float64, or a tensor that broadcasts against one item."""
+Coefficient = float | Tensor | LinearMap
+"""A float computed in float64, a tensor that broadcasts against one item, or a linear map."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -37,6 +38,7 @@ class Row:
         states: coefficients on the last states, newest first.
         outputs: coefficients on the last predictions, newest first, this row's own included.
         noises: coefficients on noise draws, newest first; a row with any draws afresh, for its first.
+        shift: a constant added to the made state, for rows that carry what is known of the data without asking (its mean).
         network_time: what the network is told; None until the plan is bound to a denoiser.
         knobs: requests to other parts for this row (guidance weight, ...), each consumed by exactly one part.
         renoise: declares that the made state may be noisier than the one before.
@@ -50,6 +52,7 @@ class Row:
     network_time: float | None = None
     knobs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     renoise: bool = False
+    shift: Tensor | None = None
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Row):
@@ -242,7 +245,7 @@ def _fold(rows: Sequence[Row]) -> tuple[Row, ...]:
         seen += row.time is not None
         outputs = row.outputs
         if len(outputs) > seen:
-            oldest: Any = sum(outputs[seen - 1 :])
+            oldest = sum(cast(tuple[float, ...], outputs[seen - 1 :]))
             outputs = (*outputs[: seen - 1], oldest)
         folded.append(dataclasses.replace(row, outputs=outputs))
     return tuple(folded)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import tempfile
@@ -12,12 +13,12 @@ from typing import Any, Literal
 
 import pydantic
 import safetensors.torch
-import torch
 from torch import Tensor
 
 from retrograde import paths
 from retrograde.errors import BadValue
-from retrograde.plan import Plan, Row
+from retrograde.linear import LinearMap
+from retrograde.plan import Coefficient, Plan, Row
 
 VERSION = 1
 
@@ -32,17 +33,29 @@ class TensorName(_Strict):
     tensor: str
 
 
+class MapName(_Strict):
+    """Where the parts of a linear map lie in that file."""
+
+    basis: str
+    gains: str
+    rest: float
+
+
+Stored = float | TensorName | MapName
+
+
 class RowFile(_Strict):
     """A row as JSON."""
 
     time: float | None
     next_time: float | None
     network_time: float | None = None
-    states: list[float | TensorName]
-    outputs: list[float | TensorName] = []
-    noises: list[float | TensorName] = []
+    states: list[Stored]
+    outputs: list[Stored] = []
+    noises: list[Stored] = []
     knobs: dict[str, Any] = {}
     renoise: bool = False
+    shift: TensorName | None = None
 
 
 class PlanFile(_Strict):
@@ -58,6 +71,7 @@ class PlanFile(_Strict):
     history: int = 0
     provenance: dict[str, Any] = {}
     report: dict[str, Any] | None = None
+    tensors: str | None = None
     rows: list[RowFile]
 
 
@@ -79,10 +93,16 @@ def write_atomically(file: str | PathLike[str], content: bytes) -> None:
 
 
 def save(plan: Plan, file: str | PathLike[str]) -> None:
-    """Write a plan; tensor coefficients go to the same name with the ending .safetensors, first."""
+    """Write a plan as JSON, atomically; tensors go first, to a file beside it that is named by its content.
+
+    A reader sees the old pair or the new one: the JSON names the file its tensors are in.
+    """
     tensors: dict[str, Tensor] = {}
 
-    def coefficient(value: float | Tensor, name: str) -> float | dict[str, str]:
+    def coefficient(value: Coefficient, name: str) -> float | dict[str, Any]:
+        if isinstance(value, LinearMap):
+            parts = {part: coefficient(getattr(value, part), f"{name}.{part}") for part in ("basis", "gains")}
+            return {**{part: entry["tensor"] for part, entry in parts.items()}, "rest": value.rest}  # type: ignore[index]
         if not isinstance(value, Tensor):
             return float(value)
         tensors[name] = value.detach().cpu().contiguous()
@@ -90,11 +110,16 @@ def save(plan: Plan, file: str | PathLike[str]) -> None:
 
     rows = []
     for k, row in enumerate(plan.rows):
-        entry: dict[str, Any] = dataclasses.asdict(dataclasses.replace(row, states=(), outputs=(), noises=()))
+        plain = dataclasses.replace(row, states=(), outputs=(), noises=(), shift=None)
+        entry: dict[str, Any] = dataclasses.asdict(plain)
+        if row.shift is not None:
+            entry["shift"] = coefficient(row.shift, f"rows.{k}.shift")
         for part in ("states", "outputs", "noises"):
             entry[part] = [coefficient(v, f"rows.{k}.{part}.{i}") for i, v in enumerate(getattr(row, part))]
         rows.append(entry)
     report = plan.report
+    packed = safetensors.torch.save(tensors) if tensors else b""
+    name = f"{File(file).stem}.{hashlib.sha256(packed).hexdigest()[:12]}.safetensors" if tensors else None
     content = {
         "format": "retrograde.plan",
         "version": VERSION,
@@ -108,15 +133,12 @@ def save(plan: Plan, file: str | PathLike[str]) -> None:
         "report": dataclasses.asdict(report)
         if dataclasses.is_dataclass(report) and not isinstance(report, type)
         else report,
+        "tensors": name,
         "rows": rows,
     }
-    if tensors:
-        write_atomically(_tensor_file(file), safetensors.torch.save(tensors))
+    if name is not None:
+        write_atomically(File(file).with_name(name), packed)
     write_atomically(file, json.dumps(content, indent=1).encode())
-
-
-def _tensor_file(file: str | PathLike[str]) -> File:
-    return File(file).with_suffix(".safetensors")
 
 
 def load(file: str | PathLike[str]) -> Plan:
@@ -136,10 +158,16 @@ def load(file: str | PathLike[str]) -> Plan:
             f"a plan file of version {VERSION}",
             "write it with plan.save(file)",
         ) from None
-    named = any(isinstance(c, TensorName) for row in parsed.rows for c in (*row.states, *row.outputs, *row.noises))
-    tensors = safetensors.torch.load_file(_tensor_file(file)) if named else {}
+    tensors: dict[str, Tensor] = {}
+    if parsed.tensors is not None:
+        beside = File(file).with_name(parsed.tensors)
+        if not beside.is_file():
+            raise BadValue(f"{file} without {parsed.tensors}", "a plan and its tensors side by side", "copy both files")
+        tensors = safetensors.torch.load_file(beside)
 
-    def coefficient(value: float | TensorName) -> float | Tensor:
+    def coefficient(value: Stored) -> Coefficient:
+        if isinstance(value, MapName):
+            return LinearMap(tensors[value.basis], tensors[value.gains], value.rest)
         return tensors[value.tensor] if isinstance(value, TensorName) else value
 
     rows = tuple(
@@ -152,6 +180,7 @@ def load(file: str | PathLike[str]) -> Plan:
             row.network_time,
             row.knobs,
             row.renoise,
+            None if row.shift is None else tensors[row.shift.tensor],
         )
         for row in parsed.rows
     )
@@ -176,12 +205,13 @@ def text(plan: Plan) -> str:
         head += f"  misses: {', '.join(plan.misses)}"
     if plan.history:
         head += f"  needs {plan.history} earlier predictions"
-    table = [("row", "time", "sigma", "told", "next", "states", "outputs", "noises", "knobs")]
+    table = [("row", "time", "sigma", "told", "next", "states", "outputs", "noises", "shift", "knobs")]
     for k, row in enumerate(plan.rows):
         level = plan.path.sigma(row.time) if row.time is not None else None
         made = "data" if row.next_time is None else f"{row.next_time:.5g}" + (" up" if row.renoise else "")
         knobs = " ".join(f"{name}={value}" for name, value in row.knobs.items())
-        numbers = (_numbers(row.states), _numbers(row.outputs), _numbers(row.noises))
+        shift = _numbers(() if row.shift is None else (row.shift,))
+        numbers = (_numbers(row.states), _numbers(row.outputs), _numbers(row.noises), shift)
         table.append((str(k), _number(row.time), _number(level), _number(row.network_time), made, *numbers, knobs))
     kept = [i for i in range(len(table[0])) if any(line[i] for line in table[1:])]
     widths = [max(len(line[i]) for line in table) for i in kept]
@@ -193,6 +223,11 @@ def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.5g}"
 
 
-def _numbers(values: tuple[float | Tensor, ...]) -> str:
-    shown = (f"[{'x'.join(map(str, v.shape))}]" if isinstance(v, torch.Tensor) else f"{v:+.6g}" for v in values)
-    return " ".join(shown)
+def _numbers(values: tuple[Coefficient, ...]) -> str:
+    return " ".join(map(_shown, values))
+
+
+def _shown(value: Coefficient) -> str:
+    if isinstance(value, LinearMap):
+        return f"map[{value.basis.shape[0]}, rank {value.basis.shape[1]}]"
+    return f"[{'x'.join(map(str, value.shape))}]" if isinstance(value, Tensor) else f"{value:+.6g}"

@@ -20,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from retrograde.denoisers import AbstractDenoiser, Prediction
 from retrograde.errors import BadValue, PlanError, RetrogradeError
+from retrograde.linear import LinearMap
 from retrograde.noise import Noise
 from retrograde.plan import Coefficient, Plan, Row
 
@@ -135,7 +136,10 @@ def combine(terms: Iterable[tuple[Coefficient, Tensor]]) -> Tensor:
     """Return the sum of coefficient times tensor, allocating one result."""
     total: Tensor | None = None
     for coefficient, tensor in terms:
-        if isinstance(coefficient, Tensor):
+        if isinstance(coefficient, LinearMap):
+            mapped = coefficient(tensor)
+            total = mapped if total is None else total.add_(mapped)
+        elif isinstance(coefficient, Tensor):
             factor = coefficient.to(device=tensor.device, dtype=tensor.dtype)
             total = tensor * factor if total is None else total.addcmul_(factor, tensor)
         elif coefficient != 0.0:
@@ -211,6 +215,8 @@ def run(
                     *zip(row.noises, noises, strict=False),
                 )
             )
+            if row.shift is not None:
+                x_next.add_(row.shift.to(x_next))
             _guard(x_next, states[0], len(ran), row)
             states.appendleft(x_next)
             ran.append(row)
@@ -228,6 +234,8 @@ def run(
                         history[place] = tensor[ancestors]
                 state = _moved(state, Memory(tuple(states), tuple(outputs), tuple(noises), visits))
         yield state
+    if state is not None and state.x_t.device.type != "cpu":
+        _refuse_non_finite(state.x_t, state.x_t, len(ran) - 1, state.row)
     return plan if tuple(ran) == plan.rows else dataclasses.replace(plan, rows=tuple(ran))
 
 
@@ -280,9 +288,12 @@ def _ask(
 
 
 def _guard(x_next: Tensor, x: Tensor, index: int, row: Row) -> None:
-    """Stop at the first state that is not finite; a sum is one cheap pass, and only the CPU may look at it for free."""
-    if x_next.device.type != "cpu" or math.isfinite(x_next.detach().sum().item()):
-        return
+    """Stop at the first state that is not finite, on the CPU; elsewhere a look would wait for the device: one at the end."""
+    if x_next.device.type == "cpu" and not torch.isfinite(x_next.detach().sum()):
+        _refuse_non_finite(x_next, x, index, row)
+
+
+def _refuse_non_finite(x_next: Tensor, x: Tensor, index: int, row: Row) -> None:
     bad = (~torch.isfinite(x_next)).flatten(1).any(1)
     if bad.any():
         kept = x.detach().double()

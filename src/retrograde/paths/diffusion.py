@@ -205,6 +205,10 @@ class EDM(Unanchored):
         return 1.0 * sigma
 
 
+READABLE_SIGMA = 160.0
+"""Noise-to-signal ratio up to which a noise prediction tells the data; the linear schedule of DDPM ends at 157."""
+
+
 @dataclasses.dataclass(frozen=True)
 class VPDiscrete(Unanchored):
     """Variance-preserving path through a trained list of `alphas_cumprod` (diffusers, DDPM).
@@ -212,17 +216,22 @@ class VPDiscrete(Unanchored):
     Step i of N lies at t = (i + 1)/N; t = 0 is the data. In between log(alphas_cumprod) is linear in t, so that every
     level has one time and one inverse. a = sqrt(alphas_cumprod), s = sqrt(1 - alphas_cumprod).
 
+    Args:
+        alphas_cumprod: noisiest last.
+        t_max: where sampling starts; left out, the last level with s/a <= 160. Beyond it (the clipped end of a cosine
+            schedule) a noise prediction times s/a is no longer a data mean; networks that predict v may start at 1.
+
     Reference: Ho et al., Denoising Diffusion Probabilistic Models, 2020, arXiv 2006.11239; interpolation as in Lu et al.,
     DPM-Solver, 2022, arXiv 2206.00927.
     """
 
     name: ClassVar[str] = "vp_discrete"
     alphas_cumprod: tuple[float, ...]
+    t_max: float = 0.0
     t_min: float = dataclasses.field(init=False, repr=False, compare=False)
-    t_max: float = dataclasses.field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        values = self.alphas_cumprod
+        values = tuple(float(v) for v in self.alphas_cumprod)
         falling = all(x > y for x, y in zip(values, values[1:], strict=False))
         if not values or not falling or values[0] >= 1.0 or values[-1] <= 0.0:
             raise BadValue(
@@ -230,10 +239,11 @@ class VPDiscrete(Unanchored):
                 "values that fall strictly from below 1 to above 0",
                 "for a zero-terminal-SNR schedule pass alphas_cumprod[:-1]",
             )
-        object.__setattr__(self, "alphas_cumprod", tuple(float(v) for v in values))
+        readable = sum(v >= 1.0 / (1.0 + READABLE_SIGMA**2) for v in values) or 1
+        object.__setattr__(self, "alphas_cumprod", values)
         object.__setattr__(self, "t_min", 1.0 / len(values))
-        object.__setattr__(self, "t_max", 1.0)
-        object.__setattr__(self, "_log_a", (0.0, *(0.5 * math.log(v) for v in self.alphas_cumprod)))
+        object.__setattr__(self, "t_max", self.t_max or readable / len(values))
+        object.__setattr__(self, "_log_a", (0.0, *(0.5 * math.log(v) for v in values)))
 
     _log_a: tuple[float, ...] = dataclasses.field(init=False, repr=False, compare=False, default=())
 

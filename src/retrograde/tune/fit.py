@@ -11,15 +11,18 @@ without regularization; S4S (2502.17423) and GS (2510.17699) descend on the same
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from retrograde import laws
 from retrograde.denoisers import AbstractDenoiser
+from retrograde.linear import LinearMap
 from retrograde.plan import Plan, Row
-from retrograde.recipes import get
+from retrograde.recipes import get, level
 from retrograde.tune.teacher import Teacher
 
 
@@ -41,6 +44,7 @@ class Fitter:
         condition: prepared conditions of its items.
         ridge: strength of the pull towards theory, relative to the energy of each regressor.
         memory: how many predictions a row may use.
+        rank: how many principal axes of the data the first row may tell apart.
     """
 
     denoiser: AbstractDenoiser
@@ -48,45 +52,83 @@ class Fitter:
     condition: Mapping[str, Tensor]
     ridge: float = 1e-4
     memory: int = 4
+    rank: int = 64
 
     def start(self, first: int) -> Student:
-        """Return the student at the first level: the prior, moved there without an evaluation if it is not the end."""
+        """Return the student at the first level: the prior, carried there without an evaluation if it is not the end.
+
+        Near the noise end the network knows little more than mean and covariance of the data, and the probability flow of
+        Gaussian data is known: along a principal axis of variance v the distance to the mean scales with
+        sqrt(a^2 v + s^2).
+        """
         x = self.teacher.states[0]
         if first == 0:
             return Student((), x, ())
-        target = self.teacher.states[first]
-        scale = float((x * target).sum(dtype=torch.float64) / (x * x).sum(dtype=torch.float64))
-        row = Row(None, self.teacher.times[first], (scale,))
-        return Student((row,), x * scale, ())
+        row = self.carry(first)
+        move, shift = cast(LinearMap, row.states[0]), cast(Tensor, row.shift)
+        return Student((row,), move(x) + shift.flatten(), ())
 
-    def step(self, student: Student, here: int, there: int | None, theory: Row) -> Student:
-        """Ask at level `here` and fit the row that leads to level `there` (None: the data)."""
-        teacher, t = self.teacher, self.teacher.times[here]
+    def carry(self, first: int) -> Row:
+        """Return the row from the noise end to level `first`, exact for Gaussian data of the trajectories' moments."""
+        mean, basis, variances, rest = self.moments
+        end, there = (level(self.denoiser.path, self.teacher.times[k]) for k in (0, first))
+
+        def gain(variance: Tensor) -> Tensor:
+            return ((there.a**2 * variance + there.s**2) / (end.a**2 * variance + end.s**2)).sqrt()
+
+        move = LinearMap(basis, gain(variances), float(gain(rest)))
+        shift = there.a * mean - end.a * move(mean[None])[0]
+        return Row(None, there.t, (move,), shift=shift.reshape(self.denoiser.shape))
+
+    @functools.cached_property
+    def moments(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Mean [d], principal axes [d, r], their variances [r] and the mean variance of the rest, of the end points."""
+        mean = self.teacher.end.mean(0)
+        centred = self.teacher.end - mean
+        n, d = centred.shape
+        r = min(self.rank, n // 2, d)
+        _, singular, axes = torch.linalg.svd(centred / max(n - 1, 1) ** 0.5, full_matrices=False)
+        variances = singular**2
+        rest = variances[r:].sum() / max(d - r, 1)
+        return mean, axes[:r].T.contiguous(), variances[:r], rest
+
+    def ask(self, student: Student, here: int) -> Student:
+        """Return the student with its prediction at level `here`."""
+        t = self.teacher.times[here]
         batch = student.x.reshape(-1, *self.denoiser.shape)
         with torch.no_grad():
             output = self.denoiser.predict(batch, t, self.condition, {}, self.denoiser.network_time(t)).data
         outputs = (output.flatten(1), *student.outputs)[: self.memory]
+        return dataclasses.replace(student, outputs=outputs)
+
+    def step(self, student: Student, here: int, there: int | None, theory: Row) -> Student:
+        """Fit the row that leads a student, asked at level `here`, to level `there` (None: the data)."""
+        teacher, outputs = self.teacher, student.outputs
         target = teacher.end if there is None else teacher.states[there]
-        prior = [float(theory.states[0]), *(float(c) for c in theory.outputs)]
+        prior = [*cast(tuple[float, ...], theory.states), *cast(tuple[float, ...], theory.outputs)]
         prior += [0.0] * (1 + len(outputs) - len(prior))
         weights = ridge_towards(prior, [student.x, *outputs], target, self.ridge)
         x = combine(weights, [student.x, *outputs])
         next_time = None if there is None else teacher.times[there]
-        row = Row(t, next_time, (weights[0],), tuple(weights[1:]))
+        row = Row(teacher.times[here], next_time, (weights[0],), tuple(weights[1:]))
         return Student((*student.rows, row), x, outputs)
 
     def theory(self, levels: Sequence[int]) -> tuple[Row, ...]:
         """Return the rows of DPM-Solver++(3M) on these levels, the end included."""
         return get("dpmpp_3m").compile(self.denoiser.path, [self.teacher.times[k] for k in levels]).rows
 
-    def run(self, levels: Sequence[int], prefix: Sequence[Student] = ()) -> list[Student]:
-        """Return the student before the first and after each evaluation; a prefix computed before is used as is."""
+    def run(self, levels: Sequence[int], asked: Sequence[Student] = ()) -> tuple[list[Student], Student]:
+        """Return the student asked at each level, and the one that arrived at the data.
+
+        Args:
+            asked: the first of them, where they are known from other levels with the same beginning.
+        """
         theory = self.theory(levels)
-        students = [*prefix] if prefix else [self.start(levels[0])]
-        for i in range(len(students) - 1, len(levels)):
-            there = levels[i + 1] if i + 1 < len(levels) else None
-            students.append(self.step(students[-1], levels[i], there, theory[i]))
-        return students
+        students = [*asked] if asked else [self.ask(self.start(levels[0]), levels[0])]
+        for i in range(len(students), len(levels)):
+            moved = self.step(students[-1], levels[i - 1], levels[i], theory[i - 1])
+            students.append(self.ask(moved, levels[i]))
+        return students, self.step(students[-1], levels[-1], None, theory[-1])
 
     def plan(self, rows: Sequence[Row], provenance: Mapping[str, object]) -> Plan:
         """Return fitted rows as a plan."""

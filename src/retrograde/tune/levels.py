@@ -23,6 +23,7 @@ class Surrogate:
     """
 
     gram: np.ndarray
+    moved: np.ndarray
     weights: np.ndarray
     memory: int
     size: int
@@ -37,12 +38,15 @@ class Surrogate:
             wide = part.double()
             gram += wide @ wide.T
         weights = np.array([amplification(fitter.denoiser, t) ** 2 for t in teacher.times] + [1.0])
-        return cls(gram.numpy(), weights, fitter.memory, teacher.end.numel())
+        moved = []
+        for k, state in enumerate(teacher.states):
+            moved.append(float((state - fitter.start(k).x).pow(2).sum(dtype=torch.float64)))
+        return cls(gram.numpy(), np.array(moved), weights, fitter.memory, teacher.end.numel())
 
     def __call__(self, levels: Levels) -> float:
         """Return the predicted root mean square error at the data."""
         m = (len(self.gram) - 1) // 2
-        total = self._moved(levels[0]) if levels[0] else 0.0
+        total = self.weights[levels[0]] * self.moved[levels[0]]
         for i, here in enumerate(levels):
             target = levels[i + 1] if i + 1 < len(levels) else 2 * m
             known = [here, *(m + k for k in reversed(levels[max(0, i + 1 - self.memory) : i + 1]))]
@@ -51,10 +55,6 @@ class Surrogate:
             residual = self.gram[target, target] - b @ np.linalg.solve(A, b)
             total += self.weights[m if target == 2 * m else target] * max(residual, 0.0)
         return float(np.sqrt(total / self.size))
-
-    def _moved(self, first: int) -> float:
-        g = self.gram
-        return self.weights[first] * (g[first, first] - g[0, first] ** 2 / g[0, 0])
 
 
 def descend(
@@ -120,22 +120,13 @@ class OnPolicy:
     def __call__(self, levels: Levels) -> float:
         """Return the root mean square error of the fitted table on these levels, on the fitter's own items."""
         if levels not in self.scores:
-            prefix: list[Student] = []
-            # the row that leaves level i leads to level i + 1, so a student after i evaluations knows i + 1 levels
-            for i in range(len(levels)):
-                kept = self._students.get(levels[: i + 1])
-                if kept is None:
-                    break
-                prefix.append(kept)
-            students = self.fitter.run(levels, prefix)
-            self.evaluations += len(students) - max(len(prefix), 1)
-            self._keep(levels, students)
-            error = students[-1].x - self.fitter.teacher.end
+            known = [self._students.get(levels[: i + 1]) for i in range(len(levels))]
+            asked = [student for student in known[: known.index(None) if None in known else None] if student is not None]
+            students, arrived = self.fitter.run(levels, asked)
+            self.evaluations += len(levels) - len(asked)
+            if len(self._students) > 64:
+                self._students.clear()
+            self._students |= {levels[: i + 1]: student for i, student in enumerate(students)}
+            error = arrived.x - self.fitter.teacher.end
             self.scores[levels] = float(error.pow(2).mean(dtype=torch.float64).sqrt())
         return self.scores[levels]
-
-    def _keep(self, levels: Levels, students: list[Student]) -> None:
-        if len(self._students) > 64:
-            self._students.clear()
-        for i, student in enumerate(students[:-1]):
-            self._students[levels[: i + 1]] = student

@@ -51,8 +51,8 @@ class Effort:
 
 EFFORTS = {
     "seconds": Effort(160, 32, 32, 64, 40, 24, 2, 40, USUAL_RECIPES),
-    "minutes": Effort(384, 64, 128, 96, 64, 40, 4, 150, None),
-    "hours": Effort(1536, 256, 512, 192, 96, 200, 10, 600, None),
+    "minutes": Effort(512, 128, 128, 256, 64, 40, 2, 60, None),
+    "hours": Effort(2048, 512, 512, 1024, 96, 200, 6, 300, None),
 }
 
 RIDGES = (1e-6, 1e-3, 1e-1)
@@ -219,7 +219,7 @@ class _Job:
         for i, (levels, ridge) in enumerate(tried):
             self.tell("coefficients", i / len(tried))
             own = dataclasses.replace(fitter, ridge=ridge)
-            plan = own.plan(own.run(levels)[-1].rows, {"ridge": ridge})
+            plan = own.plan(own.run(levels)[1].rows, {"ridge": ridge})
             error = float(validation.errors(plan).mean(dtype=torch.float64).sqrt())
             if best is None or error < best[1]:
                 best = plan, error

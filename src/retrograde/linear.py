@@ -1,0 +1,42 @@
+"""Linear maps as coefficients of a plan, for methods that treat directions of the state differently."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import Tensor
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LinearMap:
+    """The symmetric map L x = rest x + U diag(gains - rest) U^T x on items flattened to d numbers.
+
+    Attributes:
+        basis: U with orthonormal columns, [d, r].
+        gains: factor along each column, [r].
+        rest: factor along every other direction.
+    """
+
+    basis: Tensor
+    gains: Tensor
+    rest: float
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return L x for x [n, *shape]."""
+        basis = self.basis.to(x)
+        inner = (x.flatten(1) @ basis) * (self.gains.to(x) - self.rest)
+        return torch.addmm(x.flatten(1), inner, basis.T, beta=self.rest).reshape(x.shape)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, LinearMap):
+            return NotImplemented
+        same = torch.equal(self.basis, other.basis) and torch.equal(self.gains, other.gains)
+        return same and self.rest == other.rest
+
+    __hash__ = None  # type: ignore[assignment]
+
+    @property
+    def finite(self) -> bool:
+        """Whether every number of it is finite."""
+        return bool(self.basis.isfinite().all() and self.gains.isfinite().all()) and abs(self.rest) < float("inf")
