@@ -7,7 +7,7 @@ import retrograde as rg
 from retrograde.errors import BadType, BadValue, UnknownName
 from retrograde.tune import Effort, Reference, plans, race, teach, tuner
 
-SMALL = Effort(96, 24, 48, 48, 32, 8, 1, 20, ("ddim", "dpmpp_2m", "unipc_3", "ipndm_2"))
+SMALL = Effort(96, 24, 48, 48, 32, 8, 1, 20, 256, ("ddim", "dpmpp_2m", "unipc_3", "ipndm_2"))
 
 
 @pytest.fixture(scope="module")

@@ -45,6 +45,8 @@ class Fitter:
         ridge: strength of the pull towards theory, relative to the energy of each regressor.
         memory: how many predictions a row may use.
         rank: how many principal axes of the data the first row may tell apart.
+        samples: end points [m, d] of the denoiser, for the moments of its data; the teacher's where left out.
+        element: strength of the pull of per-element coefficients towards the scalar ones; None for scalar ones only.
     """
 
     denoiser: AbstractDenoiser
@@ -53,6 +55,8 @@ class Fitter:
     ridge: float = 1e-4
     memory: int = 4
     rank: int = 64
+    samples: Tensor | None = None
+    element: float | None = None
 
     def start(self, first: int) -> Student:
         """Return the student at the first level: the prior, carried there without an evaluation if it is not the end.
@@ -83,8 +87,9 @@ class Fitter:
     @functools.cached_property
     def moments(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Mean [d], principal axes [d, r], their variances [r] and the mean variance of the rest, of the end points."""
-        mean = self.teacher.end.mean(0)
-        centred = self.teacher.end - mean
+        samples = self.teacher.end if self.samples is None else self.samples
+        mean = samples.mean(0)
+        centred = samples - mean
         n, d = centred.shape
         r = min(self.rank, n // 2, d)
         _, singular, axes = torch.linalg.svd(centred / max(n - 1, 1) ** 0.5, full_matrices=False)
@@ -107,10 +112,17 @@ class Fitter:
         target = teacher.end if there is None else teacher.states[there]
         prior = [*cast(tuple[float, ...], theory.states), *cast(tuple[float, ...], theory.outputs)]
         prior += [0.0] * (1 + len(outputs) - len(prior))
-        weights = ridge_towards(prior, [student.x, *outputs], target, self.ridge)
-        x = combine(weights, [student.x, *outputs])
+        regressors = [student.x, *outputs]
+        weights = ridge_towards(prior, regressors, target, self.ridge)
+        x = combine(weights, regressors)
         next_time = None if there is None else teacher.times[there]
         row = Row(teacher.times[here], next_time, (weights[0],), tuple(weights[1:]))
+        if self.element is not None:
+            own, shift = per_element(regressors, target - x, self.element)
+            x = x + sum(w * z for w, z in zip(own, regressors, strict=True)) + shift
+            shape = self.denoiser.shape
+            state, *rest = ((w + scalar).reshape(shape) for w, scalar in zip(own, weights, strict=True))
+            row = dataclasses.replace(row, states=(state,), outputs=tuple(rest), shift=shift.reshape(shape))
         return Student((*student.rows, row), x, outputs)
 
     def theory(self, levels: Sequence[int]) -> tuple[Row, ...]:
@@ -171,3 +183,18 @@ def ridge_towards(prior: Sequence[float], regressors: Sequence[Tensor], target: 
     penalty = torch.diag(ridge * A.diagonal().clamp(min=1e-30))
     v = v0 + torch.linalg.solve(A + penalty, b - A @ v0)
     return (basis.T @ v).tolist()
+
+
+def per_element(regressors: Sequence[Tensor], residual: Tensor, ridge: float) -> tuple[list[Tensor], Tensor]:
+    """Return w_i and b, each [d], that minimize |residual - sum_i w_i z_i - b|^2 in every element, pulled towards zero.
+
+    The penalty on a coefficient is `ridge` times the mean energy of its regressor over all elements, so that elements in
+    which nothing happens keep the coefficients of the whole.
+    """
+    columns = torch.stack([*regressors, torch.ones_like(residual)], -1).double()
+    gram = torch.einsum("ndp,ndq->dpq", columns, columns)
+    moment = torch.einsum("ndp,nd->dp", columns, residual.double())
+    penalty = ridge * gram.diagonal(dim1=1, dim2=2).mean(0)
+    solved = torch.linalg.solve(gram + torch.diag(penalty), moment).to(residual.dtype)
+    *weights, shift = solved.unbind(-1)
+    return weights, shift

@@ -15,6 +15,7 @@ from retrograde import recipes
 from retrograde.denoisers import AbstractDenoiser, prepare_condition
 from retrograde.errors import BadType, BadValue, UnknownName
 from retrograde.plan import Plan
+from retrograde.sampling import sample
 from retrograde.tune.contest import USUAL_RECIPES, Entry, Reference, race
 from retrograde.tune.fit import Fitter
 from retrograde.tune.levels import Levels, OnPolicy, Surrogate, descend, starts
@@ -22,6 +23,9 @@ from retrograde.tune.teacher import Progress, Teacher, teach
 
 _ITEMS = 1 << 40
 """Number of the first training item: far from those a user samples."""
+
+MOMENTS_NFE = 6
+"""Evaluations for each sample of which only mean and covariance are used."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +39,7 @@ class Effort:
         starts: random starts of the surrogate search, and how many of its results are refined on policy.
         refined: see `starts`.
         candidates: at most so many sets of levels are fitted on policy for each refined one.
+        moments: samples of a quick recipe, for the mean and covariance that carry the prior to the first level.
         contest: recipes the result is compared with; None for all.
     """
 
@@ -46,16 +51,18 @@ class Effort:
     starts: int
     refined: int
     candidates: int
+    moments: int
     contest: tuple[str, ...] | None
 
 
 EFFORTS = {
-    "seconds": Effort(160, 32, 32, 64, 40, 24, 2, 40, USUAL_RECIPES),
-    "minutes": Effort(512, 128, 128, 256, 64, 40, 2, 60, None),
-    "hours": Effort(2048, 512, 512, 1024, 96, 200, 6, 300, None),
+    "seconds": Effort(160, 32, 32, 64, 40, 24, 2, 40, 256, USUAL_RECIPES),
+    "minutes": Effort(512, 128, 128, 256, 64, 40, 2, 60, 1024, None),
+    "hours": Effort(2048, 512, 512, 1024, 96, 200, 6, 300, 8192, None),
 }
 
-RIDGES = (1e-6, 1e-3, 1e-1)
+VARIANTS: tuple[tuple[float, float | None], ...] = ((1e-4, None), (1e-4, 0.3), (1e-4, 0.03))
+"""Pulls that validation chooses from: towards theory, and of per-element coefficients towards scalar ones."""
 
 
 def tune(
@@ -112,6 +119,7 @@ def tune(
         denoiser,
         teacher.part(slice(0, effort.fit)),
         {k: v[: effort.fit] for k, v in prepared.items()},
+        samples=job.samples(prepared),
     )
     validation = job.reference(teacher, prepared, effort.fit, effort.fit + effort.validation)
     held_out = job.reference(teacher, prepared, effort.fit + effort.validation, teacher.n)
@@ -121,7 +129,7 @@ def tune(
     report: dict[str, Any] = {
         "returned": "fitted",
         "seconds": round(seconds, 3),
-        "evaluations": teacher.evaluations * teacher.n + spent,
+        "evaluations": teacher.evaluations * teacher.n + spent + effort.moments * MOMENTS_NFE,
         "validation_error": error,
         "items": {"fit": effort.fit, "validation": effort.validation, "held_out": effort.held_out},
     }
@@ -183,6 +191,21 @@ class _Job:
         )
         return teacher, prepared
 
+    def samples(self, prepared: dict[str, Tensor]) -> Tensor:
+        """Return end points of a quick recipe, [m, d], for the moments of the denoiser's data.
+
+        The moments want many samples more than exact ones: those of the few trajectories would fit their noise.
+        """
+        self.tell("moments", 0.0)
+        m = self.effort.moments
+        condition = {name: value[torch.arange(m) % len(value)] for name, value in prepared.items()}
+        plan = recipes.plan("dpmpp_2m", self.denoiser, nfe=MOMENTS_NFE, grid="shifted")
+        items = range(2 * _ITEMS, 2 * _ITEMS + m)
+        made = sample(
+            self.denoiser, plan, m, self.seed, condition=condition, items=items, batch_size=128, device=self.device
+        )
+        return made.flatten(1).float()
+
     def reference(self, teacher: Teacher, prepared: dict[str, Tensor], low: int, high: int) -> Reference:
         """Return a split as something plans can be measured on."""
         condition = {k: v[low:high] for k, v in prepared.items()}
@@ -213,13 +236,13 @@ class _Job:
         return sorted(chosen, key=lambda levels: chosen[levels]), policy.evaluations * n
 
     def select(self, fitter: Fitter, candidates: Sequence[Levels], validation: Reference) -> tuple[Plan, float]:
-        """Return the fit with the smallest validation error over candidates and ridges, and that error."""
+        """Return the fit with the smallest validation error over candidates and variants, and that error."""
         best: tuple[Plan, float] | None = None
-        tried = [(levels, ridge) for levels in candidates[:3] for ridge in RIDGES]
-        for i, (levels, ridge) in enumerate(tried):
+        tried = [(levels, variant) for levels in candidates[:2] for variant in VARIANTS]
+        for i, (levels, (ridge, element)) in enumerate(tried):
             self.tell("coefficients", i / len(tried))
-            own = dataclasses.replace(fitter, ridge=ridge)
-            plan = own.plan(own.run(levels)[1].rows, {"ridge": ridge})
+            own = dataclasses.replace(fitter, ridge=ridge, element=element)
+            plan = own.plan(own.run(levels)[1].rows, {"ridge": ridge, "element": element})
             error = float(validation.errors(plan).mean(dtype=torch.float64).sqrt())
             if best is None or error < best[1]:
                 best = plan, error
