@@ -1,0 +1,39 @@
+"""Arguments and options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from retrograde.cli import complete
+
+Model = Annotated[
+    str,
+    typer.Argument(
+        help="An embedded model (see `retrograde models`), a model folder, or package.module:function.",
+        autocompletion=complete.models,
+        metavar="MODEL",
+        show_default=False,
+    ),
+]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed; the same seed gives the same items in any batch.")]
+Condition = Annotated[
+    str | None,
+    typer.Option(
+        "--condition",
+        help="What to condition on: 3, or 0-9 or 1,5,7 (dealt to the items in turn), or name=3.",
+        metavar="VALUE",
+    ),
+]
+Guidance = Annotated[
+    float | None,
+    typer.Option("--guidance", help="Weight of classifier-free guidance; 1 is none.", metavar="WEIGHT"),
+]
+BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Items computed at once; the result is the same.")]
+Convert = Annotated[
+    bool, typer.Option("--convert", help="Run a plan made for another path, at equal signal-to-noise ratio.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
+Out = Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="Folder to write to.")]

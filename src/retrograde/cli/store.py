@@ -1,0 +1,51 @@
+"""Results as they come, one JSON line each, so that a comparison that was stopped goes on where it was."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from retrograde.cli.console import plain
+
+Line = dict[str, Any]
+
+
+class Store:
+    """The lines of one question in a file that may hold those of others.
+
+    A line that a crash cut short is left out; what has another fingerprint (another seed, other weights) is not found.
+    """
+
+    def __init__(self, file: Path, fingerprint: str) -> None:
+        self._file = file
+        self._fingerprint = fingerprint
+        self._lines: dict[tuple[str, str], Line] = {}
+        file.parent.mkdir(parents=True, exist_ok=True)
+        content = file.read_bytes() if file.is_file() else b""
+        for raw in content.splitlines():
+            try:
+                line = json.loads(raw)
+            except ValueError:
+                continue
+            if isinstance(line, dict) and line.get("of") == fingerprint:
+                self._lines[line["kind"], line["key"]] = line["value"]
+        # A cut line must not swallow the next one.
+        self._broken = bool(content) and not content.endswith(b"\n")
+
+    def get(self, kind: str, key: str) -> Line | None:
+        """Return a stored value."""
+        return self._lines.get((kind, key))
+
+    def put(self, kind: str, key: str, value: Line) -> Line:
+        """Store a value; it is on the disk when this returns."""
+        value = plain(value)
+        line = json.dumps({"of": self._fingerprint, "kind": kind, "key": key, "value": value})
+        with self._file.open("a", encoding="utf-8") as stream:
+            stream.write("\n" * self._broken + line + "\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+        self._broken = False
+        self._lines[kind, key] = value
+        return value

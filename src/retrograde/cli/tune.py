@@ -1,0 +1,113 @@
+"""`retrograde tune`: fit a plan to one model and one budget."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from retrograde.cli import asked, console, options
+from retrograde.cli.show import show_report
+
+if TYPE_CHECKING:
+    from retrograde.denoisers import AbstractDenoiser
+    from retrograde.plan import Plan
+
+
+class Effort(StrEnum):
+    """How long the search may take."""
+
+    seconds = "seconds"
+    minutes = "minutes"
+    hours = "hours"
+
+
+def tune(
+    model: options.Model,
+    nfe: Annotated[int, typer.Option("--nfe", min=1, help="Network evaluations of the plan, exactly.")] = 4,
+    out: Annotated[Path, typer.Option("-o", "--out", help="Plan file to write.", metavar="FILE")] = Path("plan.json"),
+    effort: Annotated[Effort, typer.Option("--effort", help="How long to search.")] = Effort.seconds,
+    condition: options.Condition = None,
+    guidance: options.Guidance = None,
+    seed: options.Seed = 0,
+    report: Annotated[
+        Path | None,
+        typer.Option("--report", help="Also compare the plan with published solvers and write a page there.", metavar="DIR"),
+    ] = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Fit a plan to one model and one budget, and say how it does on noise the search never saw.
+
+    retrograde tune digits --nfe 4 -o four.json, then: retrograde sample digits --plan four.json
+    """
+    denoiser = asked.model(model, guidance)
+    asked.check_labels(denoiser, condition)
+    plan = fitted(denoiser, nfe, seed, effort.value, condition)
+    plan.save(out)
+    if as_json:
+        console.emit({"file": str(out), "nfe": plan.nfe, "recipe": plan.recipe, "report": report_of(plan)})
+    else:
+        console.say(f"{out}: {plan.nfe} evaluations; {sentence(report_of(plan))}")
+        show_report(report_of(plan), plan.nfe)
+    if report is not None:
+        from retrograde.cli.comparison import answer
+        from retrograde.cli.question import Question
+        from retrograde.tune.contest import USUAL_RECIPES
+
+        console.note(f"comparing it with published solvers, into {report}")
+        question = Question(
+            model=model,
+            denoiser=denoiser,
+            nfes=tuple(sorted({nfe, nfe + 1, nfe + 2, 2 * nfe})),
+            plans=((str(out), plan),),
+            recipes=USUAL_RECIPES,
+            folder=report,
+            seed=seed + 1,
+            condition=condition,
+            guidance=guidance,
+            command=console.command_line(),
+        )
+        answer(question)
+        console.note(f"{report / 'report.html'}")
+
+
+def fitted(
+    denoiser: AbstractDenoiser, nfe: int, seed: int, effort: Any, condition: str | None, *, compare: bool = True
+) -> Plan:
+    """Return the plan that the tuner fits, with its progress on stderr.
+
+    Args:
+        effort: a name of `retrograde.tune.EFFORTS`, or an effort.
+        compare: race the published solvers too.
+    """
+    import retrograde as rg
+
+    def given(n: int, seed: int) -> Any:
+        return asked.condition(condition, n)
+
+    with console.progress(f"fitting {nfe} evaluations", 1.0) as advance:
+        done = 0.0
+
+        def progress(stage: str, part: float) -> None:
+            nonlocal done
+            advance(part - done, f"fitting {nfe} evaluations: {stage}")
+            done = part
+
+        return rg.tune(denoiser, nfe=nfe, seed=seed, effort=effort, condition=given, compare=compare, progress=progress)
+
+
+def report_of(plan: Plan) -> dict[str, Any]:
+    """Return the tuner's held-out figures as a plain dictionary."""
+    return dict(plan.report or {})
+
+
+def sentence(report: dict[str, Any]) -> str:
+    """Say in a line how a fitted plan does beside published solvers."""
+    text = f"held-out error {report['error']:.4g}" if "error" in report else "no held-out error is known"
+    if best := report.get("best_recipe"):
+        text += f", best published solver {best['error']:.4g} ({best['recipe']} on {best['grid']})"
+    if twice := report.get("best_recipe_at_twice"):
+        text += f", at {twice['nfe']} evaluations {twice['error']:.4g} ({twice['recipe']} on {twice['grid']})"
+    return text
