@@ -33,7 +33,7 @@ def check(plan: Plan) -> None:
     """Raise a PlanError that names the first row which breaks a law, and the law."""
     clock = plan.start
     states = 1 + plan.history
-    outputs, draws = plan.history, 0
+    outputs = draws = plan.history
     for k, row in enumerate(plan.rows):
         _finite(plan, k, row)
         if row.time is not None:

@@ -231,11 +231,12 @@ class Plan:
 
 
 def _reach(rows: Sequence[Row]) -> int:
-    """Number of earlier states or outputs that rows cut from a plan reach back to."""
-    reach = seen = 0
+    """Number of earlier states, outputs or noises that rows cut from a plan reach back to."""
+    reach = seen = drawn = 0
     for i, row in enumerate(rows):
         seen += row.time is not None
-        reach = max(reach, len(row.states) - 1 - i, len(row.outputs) - seen)
+        drawn += bool(row.noises)
+        reach = max(reach, len(row.states) - 1 - i, len(row.outputs) - seen, len(row.noises) - drawn)
     return reach
 
 

@@ -1,21 +1,24 @@
 """Published solvers: each recipe is a compiler of plans."""
 
-from retrograde.recipes import ddim, deis, dpm_solver, dpmpp, euler, ipndm, unipc
+from retrograde.recipes import ancestral, ddim, deis, dpm_solver, dpmpp, dpmpp_sde, euler, ipndm, pndm, unipc
 from retrograde.recipes.recipe import Level, Recipe, get, level, names, plan, recipe
 
 __all__ = [
     "Level",
     "Recipe",
+    "ancestral",
     "ddim",
     "deis",
     "dpm_solver",
     "dpmpp",
+    "dpmpp_sde",
     "euler",
     "get",
     "ipndm",
     "level",
     "names",
     "plan",
+    "pndm",
     "recipe",
     "unipc",
 ]
