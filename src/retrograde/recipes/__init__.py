@@ -1,6 +1,19 @@
 """Published solvers: each recipe is a compiler of plans."""
 
-from retrograde.recipes import ancestral, ddim, deis, dpm_solver, dpmpp, dpmpp_sde, euler, ipndm, pndm, unipc
+from retrograde.recipes import (
+    ancestral,
+    ddim,
+    deis,
+    dpm_solver,
+    dpmpp,
+    dpmpp_sde,
+    er_sde,
+    euler,
+    ipndm,
+    pndm,
+    sa_solver,
+    unipc,
+)
 from retrograde.recipes.recipe import Level, Recipe, get, level, names, plan, recipe
 
 __all__ = [
@@ -12,6 +25,7 @@ __all__ = [
     "dpm_solver",
     "dpmpp",
     "dpmpp_sde",
+    "er_sde",
     "euler",
     "get",
     "ipndm",
@@ -20,5 +34,6 @@ __all__ = [
     "plan",
     "pndm",
     "recipe",
+    "sa_solver",
     "unipc",
 ]

@@ -54,6 +54,8 @@ def end_row(path: Path, t: float, basis: str) -> Row:
 
 
 Writer = Callable[..., list[Row]]
+Layout = Callable[[int], tuple[int, ...]]
+"""From the evaluations spent before the end row to those of each interval; their sum is the argument."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +72,7 @@ class Recipe:
         stochastic: whether it draws noise.
         clock: the variable in which its grid must be smooth (or, with "uniform ", evenly spaced) for that order.
         summary: one line: what it is.
+        layout: how evaluations are dealt to the intervals, where these do not all take the same number.
     """
 
     name: str
@@ -82,6 +85,7 @@ class Recipe:
     summary: str
     version: int = 1
     approximate: bool = False
+    layout: Layout | None = None
 
     @property
     def title(self) -> str:
@@ -101,9 +105,19 @@ class Recipe:
         """
         if nfe < 1:
             raise BadValue(f"nfe={nfe}", "nfe >= 1", "nfe=1")
-        full, rest = divmod(nfe - 1, self.evaluations)
-        stages = (self.evaluations,) * full + ((rest,) if rest else ())
+        if self.layout is not None:
+            stages = self.layout(nfe - 1)
+        else:
+            full, rest = divmod(nfe - 1, self.evaluations)
+            stages = (self.evaluations,) * full + ((rest,) if rest else ())
         return len(stages) + 1, stages
+
+    def stages(self, intervals: int) -> tuple[int, ...]:
+        """Return the evaluations of each of so many intervals, none of them cheapened to meet a budget."""
+        if self.layout is None or intervals == 0:
+            return (self.evaluations,) * intervals
+        # the richest of the budgets that are dealt to so many intervals; no step takes more than four evaluations
+        return [s for s in map(self.layout, range(intervals, 4 * intervals + 1)) if len(s) == intervals][-1]
 
     def compile(self, path: Path, times: Sequence[float], stages: Sequence[int] | None = None, **options: Any) -> Plan:
         """Return the plan of this recipe on explicit times.
@@ -127,8 +141,8 @@ class Recipe:
                 f"times with a(t) > 0 for recipe {self.name!r}, which steps with noise predictions",
                 f"start at t={path.time_of_sigma(grids.levels(path)[1]):.6g}",
             )
-        if self.evaluations > 1:
-            options["stages"] = tuple(stages) if stages is not None else (self.evaluations,) * (len(times) - 1)
+        if self.evaluations > 1 or self.layout is not None:
+            options["stages"] = tuple(stages) if stages is not None else self.stages(len(times) - 1)
         rows = [*self.write(path, tuple(times), **options), end_row(path, times[-1], basis)]
         options.pop("stages", None)
         provenance = {"recipe": self.name, "options": options, "times": list(times)}
@@ -165,16 +179,20 @@ def recipe(
     clock: str = "log_snr",
     approximate: bool = False,
     version: int = 1,
+    layout: Layout | None = None,
     paper: dict[str, Any] | None = None,
 ) -> Callable[[Writer], Writer]:
     """Register a writer of rows as a recipe, and its paper as a published system.
 
     Args:
+        layout: how evaluations are dealt to the intervals, where these do not all take the same number.
         paper: title, authors, year, arxiv and test of the system it implements, where it is the one to cite.
     """
 
     def register(write: Writer) -> Writer:
-        _RECIPES[name] = Recipe(name, write, basis, order, evaluations, stochastic, clock, summary, version, approximate)
+        _RECIPES[name] = Recipe(
+            name, write, basis, order, evaluations, stochastic, clock, summary, version, approximate, layout
+        )
         if paper is not None:
             systems.register(systems.System(home="solvers", call=f"rg.plan({name!r}, path, nfe=10)", **paper))
         return write
