@@ -11,6 +11,9 @@ def test_train_makes_a_model_that_samples_and_goes_on(call, tmp_path):
     assert first.json["steps"] == 2
     assert rg.load(tmp_path / "run" / "model").shape == (1, 8, 8)
     assert call("sample", "run/model", "-n", 2, "--nfe", 2, "-o", "x.png").code == 0
+    refused = call("train", "-o", "run", "--steps", 3)
+    assert refused.code == 2
+    assert "--resume" in refused.err
     again = call("train", "-o", "run", "--steps", 3, "--resume", "--json")
     assert again.json["steps"] == 3
     assert json.loads((tmp_path / "run" / "train.json").read_text())["batch"] == 4

@@ -65,11 +65,13 @@ def _figure(results: dict[str, Any]) -> Any:
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(True, which="major", color=_QUIET, alpha=0.3, linewidth=0.6)
+        if axis.get_legend_handles_labels()[0]:
+            axis.legend(frameon=False, fontsize=8.5)
+        if axis.get_yscale() == "linear":
+            continue
         low, high = axis.get_ylim()
         axis.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
         axis.yaxis.set_minor_formatter(FuncFormatter(_between) if high < 15 * low else NullFormatter())
-        if axis.get_legend_handles_labels()[0]:
-            axis.legend(frameon=False, fontsize=8.5)
     return figure
 
 
@@ -123,7 +125,9 @@ def _quality(axis: Any, results: dict[str, Any], ranked: list[str]) -> None:
     _plans(axis, {(e["kind"], e["label"]): [] for e in found if e["kind"] != "recipe"}, found, value)
     if floor := results["judge"]["floor"]:
         axis.axhspan(floor[key]["low"], floor[key]["high"], color=_QUIET, alpha=0.25, label="fresh sets of the same law")
-    axis.set_yscale("log")
+    shown = [value(e) for e in found if value(e) > 0]
+    if shown and max(shown) > 4 * min(shown):
+        axis.set_yscale("log")
     axis.set_ylabel(FIGURES[key])
     count = results["settings"]["quality_n"]
     axis.set_title(f"Quality of {count} samples; dashed draws noise", fontsize=10, loc="left")

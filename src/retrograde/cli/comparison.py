@@ -16,7 +16,7 @@ from torch import Tensor
 from retrograde._version import __version__
 from retrograde.cli import console, yardstick
 from retrograde.cli.candidates import Candidate, Failure, candidates
-from retrograde.cli.judge import Judge, judge
+from retrograde.cli.judge import HEADLINE, Judge, judge
 from retrograde.cli.question import FORMAT, Question
 from retrograde.cli.ranking import Entry, leaders
 from retrograde.cli.store import Line, Store
@@ -68,7 +68,7 @@ def answer(question: Question) -> dict[str, Any]:
         "reference": facts,
         "errors": errors,
         "quality": qualities,
-        "judge": held and {"against": held.against, "headline": held.headline, "floor": held.floor},
+        "judge": held and {"against": held.against, "headline": HEADLINE, "floor": held.floor},
         "failures": [dataclasses.asdict(failure) for failure in failures],
     }
     _write(question, results, entrants, truth)

@@ -61,6 +61,8 @@ def train(
             raise BadValue(f"--config {config}: {error}", "the train.json of a training", "leave --config out") from None
     elif resume and (out / "train.json").is_file():
         fields = json.loads((out / "train.json").read_text(encoding="utf-8"))
+    if (out / "checkpoint.pt").is_file() and not resume:
+        raise BadValue(f"-o {out}, which holds a training", "an empty folder, or a training to go on with", "--resume")
     fields |= {name: value for name, value in typed.items() if value is not None}
     fields |= asked.settings(option or [])
     fields |= {"out": str(out), "resume": resume, "command": console.command_line(), "progress": not as_json}
