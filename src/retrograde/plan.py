@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from retrograde import laws
+from retrograde.denoisers.prediction import conversion
 from retrograde.errors import BadValue, PlanError, UnknownName
 from retrograde.linear import LinearMap
 from retrograde.paths import Path
@@ -168,8 +169,9 @@ class Plan:
     def from_noise(self, sigma: float) -> Plan:
         """Return the plan that starts at the first of its levels not above `sigma`.
 
-        A multistep row that would reach before the start uses its oldest available prediction instead, so that the cut
-        plan keeps the point-mass law and starts at order one.
+        A multistep row that would reach before the start uses its oldest available prediction instead, and puts a state
+        before the start where its own state and prediction, followed straight back, would have been. So the cut plan
+        keeps the point-mass law and starts at order one.
 
         Raises:
             BadValue: no level of the plan is at or below sigma.
@@ -177,7 +179,7 @@ class Plan:
         for k, row in enumerate(self.rows):
             if row.time is None or self.path.sigma(row.time) > sigma * (1 + 1e-9):
                 continue
-            rows = self.rows[k:]
+            rows = tuple(_restated(self, k, row) for row in range(k, len(self.rows)))
             if k + 1 < len(self.rows) and row.next_time == row.time and self.rows[k + 1].time is None:
                 # a corrector: here is no earlier state to correct, but its prediction serves the step that follows
                 rows = (dataclasses.replace(row, states=(1.0,), outputs=(0.0,)), *rows[1:])
@@ -238,6 +240,23 @@ def _reach(rows: Sequence[Row]) -> int:
         drawn += bool(row.noises)
         reach = max(reach, len(row.states) - 1 - i, len(row.outputs) - seen, len(row.noises) - drawn)
     return reach
+
+
+def _restated(plan: Plan, start: int, k: int) -> Row:
+    """Row k of a plan cut at row `start`, with states from before the start read off the state and prediction it has."""
+    row, had = plan.rows[k], k - start + 1
+    beyond = cast(tuple[float, ...], row.states[had:])
+    if not beyond or row.time is None or not all(isinstance(c, float) for c in row.states) or row.states[0] == 0.0:
+        return row  # a row that does not go on from its own state is an inner stage, and is lost
+    states, outputs = list(row.states[:had]), list(row.outputs)
+    to_data = conversion(plan.path, row.time, plan.basis, "data")
+    to_noise = conversion(plan.path, row.time, plan.basis, "noise")
+    for j, coefficient in enumerate(beyond, start=had):
+        time = cast(float, plan.rows[k - j - 1].next_time if k > j else plan.start)
+        a, s = coefficient * plan.path.a(time), coefficient * plan.path.s(time)
+        states[0] = states[0] + a * to_data[0] + s * to_noise[0]
+        outputs[0] = outputs[0] + a * to_data[1] + s * to_noise[1]
+    return dataclasses.replace(row, states=tuple(states), outputs=tuple(outputs))
 
 
 def _fold(rows: Sequence[Row]) -> tuple[Row, ...]:

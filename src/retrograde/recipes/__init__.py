@@ -2,6 +2,7 @@
 
 from retrograde.recipes import (
     ancestral,
+    consistency,
     ddim,
     deis,
     dpm_solver,
@@ -10,6 +11,7 @@ from retrograde.recipes import (
     er_sde,
     euler,
     ipndm,
+    momentum,
     pndm,
     sa_solver,
     unipc,
@@ -20,6 +22,7 @@ __all__ = [
     "Level",
     "Recipe",
     "ancestral",
+    "consistency",
     "ddim",
     "deis",
     "dpm_solver",
@@ -30,6 +33,7 @@ __all__ = [
     "get",
     "ipndm",
     "level",
+    "momentum",
     "names",
     "plan",
     "pndm",
