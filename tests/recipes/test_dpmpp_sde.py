@@ -122,7 +122,8 @@ def test_without_noise_the_two_stages_are_2s():
     plain = rg.plan("dpmpp_2s", path, nfe=9)
     for name in ("dpmpp_sde", "seeds_2"):
         for one, other in zip(rg.plan(name, path, nfe=9, eta=0.0).rows, plain.rows, strict=True):
-            assert one.states == pytest.approx(other.states) and one.outputs == pytest.approx(other.outputs)
+            assert one.states == pytest.approx(other.states)
+            assert one.outputs == pytest.approx(other.outputs)
             assert not one.noises
 
 
