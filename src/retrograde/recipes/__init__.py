@@ -10,10 +10,13 @@ from retrograde.recipes import (
     dpmpp_sde,
     er_sde,
     euler,
+    gradient_estimation,
     ipndm,
     momentum,
     pndm,
+    res,
     sa_solver,
+    score_sde,
     unipc,
 )
 from retrograde.recipes.recipe import Level, Recipe, get, level, names, plan, recipe
@@ -31,6 +34,7 @@ __all__ = [
     "er_sde",
     "euler",
     "get",
+    "gradient_estimation",
     "ipndm",
     "level",
     "momentum",
@@ -38,6 +42,8 @@ __all__ = [
     "plan",
     "pndm",
     "recipe",
+    "res",
     "sa_solver",
+    "score_sde",
     "unipc",
 ]

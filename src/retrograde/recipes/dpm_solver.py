@@ -74,3 +74,43 @@ def dpm_solver_2(path: Path, times: tuple[float, ...], stages: tuple[int, ...] =
 def dpm_solver_3(path: Path, times: tuple[float, ...], stages: tuple[int, ...] = ()) -> list[Row]:
     """Two inner points at a third and two thirds of log-SNR: order 3, three evaluations per step (arXiv 2206.00927)."""
     return _write(path, times, stages)
+
+
+def fast_layout(evaluations: int) -> tuple[int, ...]:
+    """K = floor(N/3) + 1 intervals: of order 3 as long as the budget N lasts, with 2 and 1 evaluations to end it."""
+    full, rest = divmod(evaluations, 3)
+    if rest == 0 and full > 0:
+        return (3,) * (full - 1) + (2, 1)
+    return (3,) * full + ((rest,) if rest else ())
+
+
+@recipe(
+    "dpm_fast",
+    order=3,
+    evaluations=3,
+    basis=noise_basis,
+    layout=fast_layout,
+    summary='DPM-Solver-fast: order 3, with the published shares of a budget ("dpm_fast" of k-diffusion)',
+    paper=_PAPER | {"test": "tests/recipes/test_dpm_fast.py::test_dpm_fast_deals_its_budget_as_published"},
+)
+def dpm_fast(path: Path, times: tuple[float, ...], stages: tuple[int, ...] = ()) -> list[Row]:
+    """Steps of `dpm_solver_3`, closed by one of order 2 or 1 or by both, whatever the budget leaves (arXiv 2206.00927).
+
+    The authors use it on a grid even in log-SNR (grid="log_snr").
+    """
+    return _write(path, times, stages)
+
+
+@recipe(
+    "dpm_2",
+    order=2,
+    evaluations=2,
+    basis=noise_basis,
+    summary='midpoint rule with the middle of log sigma ("dpm_2" of k-diffusion); the step of DPM-Solver-2',
+)
+def dpm_2(path: Path, times: tuple[float, ...], stages: tuple[int, ...] = ()) -> list[Row]:
+    """x'/a' = x/a + (sigma' - sigma) E(u), u the Euler point at sqrt(sigma sigma'): order 2, two evaluations per step.
+
+    Algorithm 2 of arXiv 2206.00364 with the intermediate point of DPM-Solver-2.
+    """
+    return _write(path, times, stages)

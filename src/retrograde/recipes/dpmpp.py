@@ -11,6 +11,7 @@ import math
 from retrograde.paths import Path
 from retrograde.plan import Row
 from retrograde.recipes.recipe import Level, level, level_between, recipe
+from retrograde.recipes.res import three_stages
 
 _PAPER = {
     "title": "DPM-Solver++: Fast Solver for Guided Sampling of Diffusion Probabilistic Models",
@@ -52,6 +53,25 @@ def dpmpp_2s(path: Path, times: tuple[float, ...], stages: tuple[int, ...] = ())
         else:
             middle = level(path, 0.5 * (here.t + there.t))  # any level between: only the order of this interval falls
         rows += [_first(here, middle), Row(middle.t, there.t, (0.0, there.s / here.s), (_gain(here, there), 0.0))]
+    return rows
+
+
+@recipe(
+    "dpmpp_3s",
+    order=3,
+    evaluations=3,
+    summary="DPM-Solver++(3S), single-step",
+    paper=_PAPER | {"test": "tests/recipes/test_res.py::test_dpmpp_3s_is_the_published_step"},
+)
+def dpmpp_3s(path: Path, times: tuple[float, ...], stages: tuple[int, ...] = ()) -> list[Row]:
+    """Inner points at a third and two thirds of log-SNR: order 3, three evaluations per step (arXiv 2211.01095).
+
+    What is left of a budget goes to a step of 2S or of order one.
+    """
+    levels = [level(path, t) for t in times]
+    rows: list[Row] = []
+    for here, there, count in zip(levels, levels[1:], stages, strict=False):
+        rows += three_stages(path, here, there) if count == 3 else dpmpp_2s(path, (here.t, there.t), (count,))
     return rows
 
 
