@@ -172,7 +172,11 @@ def _data_rows(path: Path, here: Level, there: Level, method: Stages) -> list[Ro
         unit = np.eye(len(method))[j]
         if here.a > 0.0:
             slopes.append((made - asked.a * unit) / asked.s)
-            made = target.a * (target.sigma - here.sigma) * sum(w * e for w, e in zip(weights, slopes, strict=True))
+            made = (
+                target.a
+                * (target.sigma - here.sigma)
+                * np.sum([w * e for w, e in zip(weights, slopes, strict=True)], axis=0)
+            )
             made[0] += gain - math.fsum(made)
         else:
             made = gain * unit
