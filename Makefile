@@ -61,7 +61,7 @@ clean:
 	touch $@
 
 .venv/installed: .venv/made pyproject.toml constraints-ci.txt
-	$(install) -e .
+	$(install) -e ".[plot]"
 	touch $@
 
 .venv/installed-dev: .venv/made pyproject.toml constraints-ci.txt

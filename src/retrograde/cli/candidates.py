@@ -44,7 +44,8 @@ class Failure:
 def default_grids(question: Question) -> tuple[str, ...]:
     """Return the grids that are compared when none are named; the first is the usual one of the path."""
     path = question.denoiser.path
-    return ("uniform", "log_snr", "cosine") if path.a(path.t_max) == 0.0 else ("karras", "log_snr", "cosine")
+    endless = path.a(path.t_max) == 0.0
+    return ("uniform", "quadratic", "log_snr", "cosine") if endless else ("karras", "shifted", "log_snr", "cosine")
 
 
 def candidates(question: Question) -> Iterator[Candidate | Failure]:

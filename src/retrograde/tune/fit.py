@@ -47,6 +47,7 @@ class Fitter:
         rank: how many principal axes of the data the first row may tell apart.
         samples: end points [m, d] of the denoiser, for the moments of its data; the teacher's where left out.
         element: strength of the pull of per-element coefficients towards the scalar ones; None for scalar ones only.
+        batch_size: how many items are asked at once.
     """
 
     denoiser: AbstractDenoiser
@@ -57,6 +58,7 @@ class Fitter:
     rank: int = 64
     samples: Tensor | None = None
     element: float | None = None
+    batch_size: int = 128
 
     def start(self, first: int) -> Student:
         """Return the student at the first level: the prior, carried there without an evaluation if it is not the end.
@@ -100,11 +102,14 @@ class Fitter:
     def ask(self, student: Student, here: int) -> Student:
         """Return the student with its prediction at level `here`."""
         t = self.teacher.times[here]
-        batch = student.x.reshape(-1, *self.denoiser.shape)
-        with torch.no_grad():
-            output = self.denoiser.predict(batch, t, self.condition, {}, self.denoiser.network_time(t)).data
-        outputs = (output.flatten(1), *student.outputs)[: self.memory]
-        return dataclasses.replace(student, outputs=outputs)
+        told, items = self.denoiser.network_time(t), student.x.reshape(-1, *self.denoiser.shape)
+        answers = []
+        for low in range(0, len(items), self.batch_size):
+            part = slice(low, low + self.batch_size)
+            condition = {name: value[part] for name, value in self.condition.items()}
+            with torch.no_grad():
+                answers.append(self.denoiser.predict(items[part], t, condition, {}, told).data.flatten(1))
+        return dataclasses.replace(student, outputs=(torch.cat(answers), *student.outputs)[: self.memory])
 
     def step(self, student: Student, here: int, there: int | None, theory: Row) -> Student:
         """Fit the row that leads a student, asked at level `here`, to level `there` (None: the data)."""

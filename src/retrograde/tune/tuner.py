@@ -64,6 +64,9 @@ EFFORTS = {
 VARIANTS: tuple[tuple[float, float | None], ...] = ((1e-4, None), (1e-4, 0.3), (1e-4, 0.03))
 """Pulls that validation chooses from: towards theory, and of per-element coefficients towards scalar ones."""
 
+FINALISTS = 2
+"""Sets of levels that are fitted in all variants on all items."""
+
 
 def tune(
     denoiser: AbstractDenoiser,
@@ -92,7 +95,7 @@ def tune(
     Returns:
         A plan whose `report` holds the held-out figures: "error" (root mean square distance to the reference end points,
         per element), "median" (over items), the best recipe at the same and at twice the budget, all raced entries, the
-        seconds and the network evaluations per item of the fit.
+        seconds and the network evaluations (over all items) of the fit.
 
     Raises:
         BadValue: nfe < 1.
@@ -126,10 +129,11 @@ def tune(
     candidates, spent = job.levels(fitter)
     fitted, error = job.select(fitter, candidates, validation)
     seconds = time.perf_counter() - began
+    variants = min(len(candidates), FINALISTS) * len(VARIANTS) * nfe * (effort.fit + effort.validation)
     report: dict[str, Any] = {
         "returned": "fitted",
         "seconds": round(seconds, 3),
-        "evaluations": teacher.evaluations * teacher.n + spent + effort.moments * MOMENTS_NFE,
+        "evaluations": teacher.evaluations * teacher.n + spent + variants + effort.moments * MOMENTS_NFE,
         "validation_error": error,
         "items": {"fit": effort.fit, "validation": effort.validation, "held_out": effort.held_out},
     }
@@ -238,7 +242,7 @@ class _Job:
     def select(self, fitter: Fitter, candidates: Sequence[Levels], validation: Reference) -> tuple[Plan, float]:
         """Return the fit with the smallest validation error over candidates and variants, and that error."""
         best: tuple[Plan, float] | None = None
-        tried = [(levels, variant) for levels in candidates[:2] for variant in VARIANTS]
+        tried = [(levels, variant) for levels in candidates[:FINALISTS] for variant in VARIANTS]
         for i, (levels, (ridge, element)) in enumerate(tried):
             self.tell("coefficients", i / len(tried))
             own = dataclasses.replace(fitter, ridge=ridge, element=element)

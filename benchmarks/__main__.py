@@ -1,0 +1,11 @@
+"""All benchmarks: python -m benchmarks."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from pathlib import Path
+
+for script in ("loop_overhead", "tuned_plans"):
+    sys.argv = [script]
+    runpy.run_path(str(Path(__file__).parent / f"{script}.py"), run_name="__main__")
