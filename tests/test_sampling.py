@@ -1,0 +1,58 @@
+"""What a user calls: arguments in any order, starts, batches, and what happens to the rest when one item fails."""
+
+import pytest
+import torch
+
+import retrograde as rg
+from retrograde.errors import BadType, BadValue, ShapeError
+from retrograde.run import NonFinite
+
+PATH = rg.paths.EDM()
+DATA = rg.oracles.GaussianMixture(PATH, torch.tensor([[-1.0, 0.5], [1.0, -0.5]]), 0.01)
+PLAN = rg.plan("dpmpp_2m", PATH, nfe=6)
+
+
+def test_plan_and_denoiser_may_come_in_either_order():
+    assert torch.equal(rg.sample(DATA, PLAN, n=3), rg.sample(PLAN, DATA, n=3))
+    assert torch.equal(rg.record(PLAN, DATA, n=3).samples, rg.sample(DATA, PLAN, n=3))
+    with pytest.raises(BadType, match=r"retrograde.Denoiser\("):
+        rg.sample(torch.nn.Identity(), PLAN)
+
+
+def test_a_recording_holds_the_whole_run():
+    recording = rg.record(DATA, PLAN, n=3, seed=2)
+    assert len(recording.trajectory) == len(PLAN) + 1 and len(recording.means) == len(PLAN)
+    assert torch.equal(recording.trajectory[-1], recording.samples)
+    assert recording.trajectory[0].std() > 20 and recording.ledger.nfe == 6
+    assert torch.equal(rg.sample(DATA, recording.plan, n=3, seed=2), recording.samples)
+
+
+def test_a_run_starts_from_a_signal_at_the_plans_level():
+    image = torch.tensor([[1.0, -0.5]] * 64)
+    low = PLAN.from_noise(0.5)
+    near = rg.sample(DATA, low, signal=image, seed=1)
+    assert (near - image).norm(dim=1).max() < 0.5, "little noise leaves the signal's mode"
+    free = rg.sample(DATA, PLAN, n=64, seed=1)
+    assert (free - image).norm(dim=1).max() > 1.5
+    x = image + 0.0
+    assert torch.equal(rg.sample(DATA, low, x=x), rg.sample(DATA, low, x=x, seed=9)), "a given state needs no noise"
+
+
+def test_bad_starts_say_what_is_allowed():
+    with pytest.raises(ShapeError, match=r"\[n, 2\]"):
+        rg.sample(DATA, PLAN, x=torch.zeros(4, 3))
+    with pytest.raises(BadValue, match="n >= 1"):
+        rg.sample(DATA, PLAN, n=0)
+
+
+def test_one_bad_item_does_not_take_the_others_with_it():
+    def network(x, t, label):
+        return torch.where(label[:, None] == 3, torch.nan, x * 0.5)
+
+    broken = rg.Denoiser(network, PATH, predicts="data", shape=(2,), conditions={"label": 0})
+    labels = [0, 3, 1, 2, 3, 1]
+    with pytest.raises(NonFinite, match="row 0 at time 80") as caught:
+        rg.sample(broken, PLAN, n=6, seed=4, condition=labels, batch_size=4)
+    assert caught.value.finished == [0, 2, 3, 5]
+    alone = rg.sample(broken, PLAN, n=6, seed=4, condition=[0, 1, 1, 2, 2, 1])
+    assert torch.equal(caught.value.samples, alone[[0, 2, 3, 5]])
