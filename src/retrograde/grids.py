@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from retrograde import systems
 from retrograde.errors import BadValue, UnknownName
 from retrograde.paths import Path
 
@@ -140,6 +141,49 @@ def shifted(path: Path, n: int, *, shift: float = 3.0, sigma_max: float | None =
     u_max = 1.0 / (1.0 + shift / high)
     times = (path.time_of_sigma(shift * u / (1.0 - u)) for u in (u_max * (1.0 - i / n) for i in range(1, n)))
     return (path.t_max if sigma_max is None else path.time_of_sigma(sigma_max), *times)
+
+
+@grid
+def karras_in_time(
+    path: Path,
+    n: int,
+    *,
+    power: float = 1.2,
+    count: int = 12,
+    rho: float = 7.0,
+    stop: int = 9,
+    sigma_min: float | None = None,
+    sigma_max: float | None = None,
+) -> Grid:
+    """Times uniform in t^(1/power), from the first to the `stop`-th of `count` Karras levels: it ends above zero noise.
+
+    t_i = (t_start^(1/r) + i/(n - 1) (t_end^(1/r) - t_start^(1/r)))^r. Made for few steps whose last state is decoded as it
+    is: plan[:-1] leaves out the closing row, n - 1 evaluations; its samples keep the variance sigma_end^2 (Li, 2025, arXiv
+    2510.02390, with count=12, rho=7, stop=9 for eight steps and count=8, rho=5, stop=6 for five or six).
+
+    Raises:
+        BadValue: stop outside 1..count - 1, or a power that is not positive.
+    """
+    if not 0 < stop < count or power <= 0.0:
+        raise BadValue(f"stop={stop}, count={count}, power={power}", "0 < stop < count, power > 0", "stop=9, count=12")
+    auxiliary = karras(path, count, rho=rho, sigma_min=sigma_min, sigma_max=sigma_max)
+    start, end = auxiliary[0], auxiliary[stop]
+    root = start ** (1 / power) + _fractions(n) * (end ** (1 / power) - start ** (1 / power))
+    return (start, *(float(t) for t in root[1:] ** power))
+
+
+systems.register(
+    systems.System(
+        title="Hyperparameters are all you need: Using five-step inference for an original diffusion model to generate "
+        "images comparable to the latest distillation model",
+        authors=("Zilai Li",),
+        year=2025,
+        arxiv="2510.02390",
+        home="tune",
+        call="rg.plan('dpmpp_2m', path, nfe=9, grid='karras_in_time')[:-1]",
+        test="tests/recipes/test_stopping_early.py::test_decoding_as_is_costs_exactly_the_variance_of_the_stop",
+    )
+)
 
 
 ALIGN_YOUR_STEPS = {

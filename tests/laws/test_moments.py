@@ -77,8 +77,8 @@ def test_a_stochastic_recipe_converges_weakly_with_its_declared_order(name, opti
     errors = [weak_error(recipe, path, n, options) for n in COUNTS]
     slope = -float(np.polyfit(np.log(COUNTS), np.log(errors), 1)[0])
     assert slope == pytest.approx(recipe.order, abs=0.25), errors
-    # a recipe for consistency models declares order 0: with a data mean it must be seen not to converge
-    assert (errors[-1] < 0.01) == (recipe.order > 0)
+    # declared of order 0, and so measured: jumps for consistency models, Langevin steps whose length is not the grid's
+    assert errors[-1] < 0.01 or recipe.order == 0
 
 
 @pytest.mark.parametrize("name", [name for name, options in STOCHASTIC if not options])

@@ -11,6 +11,8 @@ import retrograde as rg
 from retrograde.denoisers import KINDS, Prediction
 from retrograde.denoisers.denoiser import NOTHING, AbstractDenoiser
 
+# these discretize the linear part of the SDE too, as published, and declare that they miss the point on the way to it
+DISCRETIZED = ("euler_maruyama", "predictor_corrector", "reverse_diffusion")
 POINT = torch.tensor([[0.5, -2.0, 1.25]], dtype=torch.float64)
 
 
@@ -53,7 +55,7 @@ def test_every_budget_from_one_to_a_hundred_is_met_and_exact(name, path_name, pa
     for nfe in range(1, 101):
         plan = rg.plan(name, path, nfe=nfe)
         assert plan.nfe == nfe
-        assert not plan.misses
+        assert not plan.misses or name in DISCRETIZED
         if nfe <= 20 or nfe % 10 == 0:
             sample = rg.sample(den, plan, n=1, seed=nfe, dtype=torch.float64)
             assert (sample - POINT).abs().max() < 1e-9
@@ -84,6 +86,9 @@ def test_the_parameterization_of_the_network_does_not_matter(name, kind, path_ca
 @pytest.mark.parametrize("name", rg.recipes.names())
 def test_a_recipe_that_claims_no_miss_has_none(name, path_called):
     """`misses` is earned by failing the law, not by being allowed to."""
+    if name in DISCRETIZED:
+        assert all(rg.plan(name, path_called(path), nfe=9).misses for path in ("edm", "flow", "vp"))
+        return
     straight = rg.plan(name, path_called("flow"), nfe=9)
     assert not straight.misses
     curved = rg.plan(name, path_called("trigonometric"), nfe=9)
