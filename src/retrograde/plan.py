@@ -248,7 +248,8 @@ def _restated(plan: Plan, start: int, k: int) -> Row:
     beyond = cast(tuple[float, ...], row.states[had:])
     if not beyond or row.time is None or not all(isinstance(c, float) for c in row.states) or row.states[0] == 0.0:
         return row  # a row that does not go on from its own state is an inner stage, and is lost
-    states, outputs = list(row.states[:had]), list(row.outputs)
+    states: list[Any] = list(row.states[:had])
+    outputs: list[Any] = list(row.outputs)
     to_data = conversion(plan.path, row.time, plan.basis, "data")
     to_noise = conversion(plan.path, row.time, plan.basis, "noise")
     for j, coefficient in enumerate(beyond, start=had):
