@@ -19,7 +19,9 @@ FILES = Path(__file__).parent / "files"
 def test_a_file_of_version_one_keeps_loading():
     # written by 0.1.0; the table is stored, so later versions of the recipe do not change it
     loaded = Plan.load(FILES / "unipc_3.v1.json")
-    assert loaded.recipe == "unipc_3@1" and loaded.nfe == 5 and loaded.path == rg.paths.VP()
+    assert loaded.recipe == "unipc_3@1"
+    assert loaded.nfe == 5
+    assert loaded.path == rg.paths.VP()
     for row, fresh in zip(loaded.rows, rg.plan("unipc_3", rg.paths.VP(), nfe=5).rows, strict=True):
         assert row.states + row.outputs == pytest.approx(fresh.states + fresh.outputs, rel=1e-9)
 
@@ -27,10 +29,13 @@ def test_a_file_of_version_one_keeps_loading():
 def test_tensors_and_maps_of_version_one_keep_loading():
     loaded = Plan.load(FILES / "tensors.v1.json")
     move = loaded.rows[0].states[0]
-    assert isinstance(move, LinearMap) and move.rest == 0.125 and move.gains.tolist() == [0.5, 0.25]
+    assert isinstance(move, LinearMap)
+    assert move.rest == 0.125
+    assert move.gains.tolist() == [0.5, 0.25]
     assert loaded.rows[0].shift.tolist() == [[[0.0, 1.0], [2.0, 3.0]]]
     assert torch.equal(loaded.rows[1].states[0], torch.full((1, 2, 2), 0.1))
-    assert loaded.rows[1].knobs == {"guidance": 2.0} and loaded.provenance == {"nfe": 2}
+    assert loaded.rows[1].knobs == {"guidance": 2.0}
+    assert loaded.provenance == {"nfe": 2}
 
 
 def test_an_interrupted_write_leaves_the_old_plan(tmp_path, monkeypatch):
@@ -88,4 +93,7 @@ def test_missing_tensors_are_asked_for(tmp_path):
 
 def test_the_printed_table_names_what_is_not_a_number():
     text = str(Plan.load(FILES / "tensors.v1.json"))
-    assert "map[4, rank 2]" in text and "[1x2x2]" in text and "guidance=2.0" in text and "misses: point mass" in text
+    assert "map[4, rank 2]" in text
+    assert "[1x2x2]" in text
+    assert "guidance=2.0" in text
+    assert "misses: point mass" in text

@@ -33,9 +33,7 @@ def best_seconds(*arguments: str) -> float:
 def heavy_modules(code: str) -> set[str]:
     """The heavy packages loaded after running `code` in a fresh interpreter."""
     script = f"import sys\n{code}\nprint(*{{name.split('.')[0] for name in sys.modules}})"
-    return {"torch", "numpy", "scipy", "matplotlib", "PIL", "diffusers"}.intersection(
-        python("-c", script).stdout.split()
-    )
+    return {"torch", "numpy", "scipy", "matplotlib", "PIL", "diffusers"}.intersection(python("-c", script).stdout.split())
 
 
 HELP = """

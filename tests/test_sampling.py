@@ -21,9 +21,11 @@ def test_plan_and_denoiser_may_come_in_either_order():
 
 def test_a_recording_holds_the_whole_run():
     recording = rg.record(DATA, PLAN, n=3, seed=2)
-    assert len(recording.trajectory) == len(PLAN) + 1 and len(recording.means) == len(PLAN)
+    assert len(recording.trajectory) == len(PLAN) + 1
+    assert len(recording.means) == len(PLAN)
     assert torch.equal(recording.trajectory[-1], recording.samples)
-    assert recording.trajectory[0].std() > 20 and recording.ledger.nfe == 6
+    assert recording.trajectory[0].std() > 20
+    assert recording.ledger.nfe == 6
     assert torch.equal(rg.sample(DATA, recording.plan, n=3, seed=2), recording.samples)
 
 

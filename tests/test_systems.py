@@ -80,9 +80,7 @@ def test_the_call_resolves(system):
     assert check_call(system.call) > 0, "the call does not start at rg"
 
 
-@pytest.mark.parametrize(
-    "call", ["rg.no_such_name()", "rg.cite(no_such_word=1)", "rg.plan('no_such', path)", "rg.paths()"]
-)
+@pytest.mark.parametrize("call", ["rg.no_such_name()", "rg.cite(no_such_word=1)", "rg.plan('no_such', path)", "rg.paths()"])
 def test_a_wrong_call_is_found(call):
     with pytest.raises((AssertionError, AttributeError, TypeError)):
         check_call(call)

@@ -57,19 +57,17 @@ def check(plan: Plan) -> None:
         if row.next_time is None:
             if k != len(plan.rows) - 1:
                 _broken(plan, k, "end", "returns the data before the last row", "make it the last row")
-        elif clock is not None and not row.renoise:
-            if plan.path.sigma(row.next_time) > plan.path.sigma(clock) * (1 + 1e-9):
-                _broken(
-                    plan,
-                    k,
-                    "order",
-                    f"rises from time {clock:.6g} to {row.next_time:.6g}",
-                    "declare it with renoise=True",
-                )
+        elif not row.renoise and clock is not None and _rises(plan, clock, row.next_time):
+            rise = f"rises from time {clock:.6g} to {row.next_time:.6g}"
+            _broken(plan, k, "order", rise, "declare it with renoise=True")
         clock = row.next_time
         states += 1
     if plan.history == 0 and POINT_MASS not in plan.misses:
         _point_mass(plan)
+
+
+def _rises(plan: Plan, clock: float, next_time: float) -> bool:
+    return plan.path.sigma(next_time) > plan.path.sigma(clock) * (1 + 1e-9)
 
 
 def _finite(plan: Plan, k: int, row: Row) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import math
 import time
 from collections import Counter, deque
 from collections.abc import Generator, Iterable, Mapping, Sequence

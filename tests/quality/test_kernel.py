@@ -86,8 +86,7 @@ def test_statistic_by_hand():
 def test_level_of_the_two_sample_test():
     trials = 200
     outcomes = [
-        mmd_test(normal(15, 2, seed=i), normal(25, 2, seed=9000 + i), i, permutations=99, level=0.9)
-        for i in range(trials)
+        mmd_test(normal(15, 2, seed=i), normal(25, 2, seed=9000 + i), i, permutations=99, level=0.9) for i in range(trials)
     ]
     rejected = sum(outcome.rejects for outcome in outcomes)
     # Binomial(200, 0.1): mean 20, standard deviation 4.24.

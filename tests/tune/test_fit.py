@@ -74,7 +74,7 @@ def test_students_of_a_common_beginning_are_reused_exactly(mixture):
 def test_the_surrogate_ranks_levels(mixture):
     fitter = Fitter(mixture, teach(mixture, 48, 0, levels=32), {})
     surrogate, policy = Surrogate.of(fitter), OnPolicy(fitter)
-    random = [levels for levels in starts(fitter.teacher, 4, 12, 0)]
+    random = list(starts(fitter.teacher, 4, 12, 0))
     scores = torch.tensor([[surrogate(levels), policy(levels)] for levels in random])
     ranks = scores.argsort(0).argsort(0).double()
     assert torch.corrcoef(ranks.T)[0, 1] > 0.5

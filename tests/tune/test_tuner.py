@@ -18,7 +18,8 @@ def held_out(mixture):
 
 def test_four_fitted_evaluations_beat_every_recipe_at_seven(mixture, held_out):
     plan = rg.tune(mixture, 4, seed=1, compare=False)
-    assert plan.nfe == 4 and not plan.stochastic
+    assert plan.nfe == 4
+    assert not plan.stochastic
     fitted = float(held_out.errors(plan).mean().sqrt())
     best = race(held_out, 7)[0]
     assert fitted < best.error, (fitted, best)
@@ -44,7 +45,8 @@ def test_a_fitted_plan_survives_the_file(mixture, tmp_path):
     assert any(row.shift is not None for row in plan.rows), "this fit starts below the noise end"
     plan.save(tmp_path / "plan.json")
     loaded = rg.Plan.load(tmp_path / "plan.json")
-    assert loaded == plan and loaded.report == plan.report
+    assert loaded == plan
+    assert loaded.report == plan.report
     assert torch.equal(rg.sample(mixture, loaded, n=3), rg.sample(mixture, plan, n=3))
     four = rg.sample(mixture, plan, n=4, batch_size=1)
     assert torch.allclose(four, rg.sample(mixture, plan, n=4), atol=1e-5)
@@ -64,10 +66,12 @@ def test_the_report_holds_what_a_user_needs(mixture):
     report = plan.report
     assert report["returned"] == "fitted"
     assert 0 < report["median"] <= 2 * report["error"] < 1
-    assert report["best_recipe"]["nfe"] == 3 and report["best_recipe_at_twice"]["nfe"] == 6
+    assert report["best_recipe"]["nfe"] == 3
+    assert report["best_recipe_at_twice"]["nfe"] == 6
     assert report["error"] < report["best_recipe"]["error"]
     assert {entry["nfe"] for entry in report["recipes"]} == {3, 6}
-    assert report["evaluations"] > 0 and report["seconds"] > 0
+    assert report["evaluations"] > 0
+    assert report["seconds"] > 0
     assert {stage for stage, _ in told} >= {"reference trajectories", "noise levels", "coefficients", "done"}
     assert all(0.0 <= part <= 1.0 for _, part in told)
 
@@ -77,7 +81,8 @@ def test_a_fit_that_is_worse_is_not_returned(mixture, monkeypatch):
     monkeypatch.setattr(tuner._Job, "select", lambda self, fitter, candidates, validation: (bad, 99.0))
     plan = rg.tune(mixture, 3, effort=SMALL)
     assert "better than the fit" in plan.report["returned"]
-    assert plan.recipe != "fitted@1" and plan.nfe == 3
+    assert plan.recipe != "fitted@1"
+    assert plan.nfe == 3
     assert plan.report["error"] == pytest.approx(plan.report["best_recipe"]["error"], rel=0.5)
 
 
@@ -109,4 +114,5 @@ def test_the_race_is_ordered_and_its_finalists_ran_on_all_items(held_out):
     entries = race(held_out, 3, ["ddim", "dpmpp_2m"], first_heat=8, finalists=3)
     finalists, rest = entries[:3], entries[3:]
     assert [e.error for e in finalists] == sorted(e.error for e in finalists)
-    assert {e.items for e in finalists} == {128} and {e.items for e in rest} == {8}
+    assert {e.items for e in finalists} == {128}
+    assert {e.items for e in rest} == {8}
