@@ -7,6 +7,7 @@ without solving its linear part, so on a point mass they come close and are not 
 from __future__ import annotations
 
 import math
+from typing import cast
 
 from retrograde.errors import BadValue, UnknownName
 from retrograde.paths import Path
@@ -48,7 +49,8 @@ def _ancestral(path: Path, t: float, t_next: float) -> Row:
     (row,) = ddpm(path, (t, t_next))
     # the same row with D = (x - s E)/a
     a, s = path.a(t), path.s(t)
-    return Row(t, t_next, (row.states[0] + row.outputs[0] / a,), (-row.outputs[0] * s / a,), row.noises)
+    keep, gain = cast(float, row.states[0]), cast(float, row.outputs[0])
+    return Row(t, t_next, (keep + gain / a,), (-gain * s / a,), row.noises)
 
 
 _PREDICTORS = {"reverse_diffusion": _reverse_diffusion, "euler_maruyama": _euler_maruyama, "ancestral": _ancestral}
