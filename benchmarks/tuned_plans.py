@@ -17,6 +17,7 @@ import math
 import platform
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -24,6 +25,7 @@ import torch
 import retrograde as rg
 from retrograde import data, zoo
 from retrograde.denoisers import prepare_condition
+from retrograde.plan_file import write_atomically
 from retrograde.quality import frechet_distance, paired_error
 from retrograde.tune import Reference, race, teach
 
@@ -48,13 +50,12 @@ def frechet(model: str, denoiser, plan, n: int) -> float:
     return frechet_distance(samples, images, features(model)).value
 
 
-def compare(model: str, items: int, effort: str, n_frechet: int, seed: int) -> list[dict]:
-    """Return one row for each budget."""
+def compare(model: str, items: int, effort: str, n_frechet: int, seed: int) -> Iterator[dict]:
+    """Yield one row for each budget."""
     denoiser = rg.load(model.split(":")[0])
     condition = prepare_condition(denoiser, labels(model, items), items)
     end = teach(denoiser, items, 5, levels=96, condition=condition).end
     reference = Reference(denoiser, range(items), 5, end, condition)
-    rows = []
     for nfe in BUDGETS:
         began = time.perf_counter()
         asked = None if labels(model, 1) is None else lambda n, seed: labels(model, n)
@@ -82,9 +83,8 @@ def compare(model: str, items: int, effort: str, n_frechet: int, seed: int) -> l
                 "median": error.median.value,
                 "frechet": frechet(model, denoiser, recipe, n_frechet),
             }
-        rows.append(row)
         print(line(row), flush=True)
-    return rows
+        yield row
 
 
 def line(row: dict) -> str:
@@ -111,22 +111,27 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args()
     torch.set_num_threads(1)
-    kept = json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else []
     for model in given.models:
-        rows = compare(model, given.items, given.effort, given.frechet, given.seed)
-        kept = [row for row in kept if row["model"] != model] + rows
-        RESULTS.parent.mkdir(exist_ok=True)
-        made = {
-            "command": " ".join(["python", "benchmarks/tuned_plans.py", *sys.argv[1:]]),
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "retrograde": rg.__version__,
-            "items": given.items,
-            "frechet_samples": given.frechet,
-            "effort": given.effort,
-            "rows": kept,
-        }
-        RESULTS.write_text(json.dumps(made, indent=1) + "\n")
+        for row in compare(model, given.items, given.effort, given.frechet, given.seed):
+            keep(row, given)
+
+
+def keep(row: dict, given: argparse.Namespace) -> None:
+    """Put a row into the results, in the place of an older one."""
+    kept = json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else []
+    others = [one for one in kept if (one["model"], one["nfe"]) != (row["model"], row["nfe"])]
+    made = {
+        "command": " ".join(["python", "benchmarks/tuned_plans.py", *sys.argv[1:]]),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "retrograde": rg.__version__,
+        "items": given.items,
+        "frechet_samples": given.frechet,
+        "effort": given.effort,
+        "rows": sorted([*others, row], key=lambda one: (one["model"], one["nfe"])),
+    }
+    RESULTS.parent.mkdir(exist_ok=True)
+    write_atomically(RESULTS, (json.dumps(made, indent=1) + "\n").encode())
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from retrograde.denoisers import AbstractDenoiser
+from retrograde.denoisers import AbstractDenoiser, prepare_condition
 from retrograde.recipes import get, level
 from retrograde.sampling import steps
 
@@ -93,9 +93,10 @@ def teach(
     states: list[list[Tensor]] = [[] for _ in plan.times]
     outputs: list[list[Tensor]] = [[] for _ in plan.times]
     ends: list[Tensor] = []
+    prepared = prepare_condition(denoiser, condition, n, device)
     for low in range(0, n, batch_size):
         places = range(low, min(low + batch_size, n))
-        part = _part(condition, places, n)
+        part = {name: value[low : places.stop] for name, value in prepared.items()}
         loop = steps(
             plan, denoiser, len(places), seed, condition=part, items=[first_item + i for i in places], device=device
         )
@@ -109,16 +110,6 @@ def teach(
                 ends.append(state.x_t.flatten(1).float())
     stacked = [torch.stack([torch.cat(part) for part in parts]) for parts in (states, outputs)]
     return Teacher(plan.times, stacked[0], stacked[1], torch.cat(ends), plan.nfe)
-
-
-def _part(condition: Any, places: range, n: int) -> Any:
-    if isinstance(condition, dict):
-        return {name: _part(value, places, n) for name, value in condition.items()}
-    if isinstance(condition, Tensor) and condition.ndim and condition.shape[0] == n:
-        return condition[places.start : places.stop]
-    if isinstance(condition, list | tuple) and len(condition) == n:
-        return list(condition[places.start : places.stop])
-    return condition
 
 
 def amplification(denoiser: AbstractDenoiser, t: float) -> float:
