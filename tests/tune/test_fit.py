@@ -3,6 +3,8 @@ import dataclasses
 import torch
 
 import retrograde as rg
+from retrograde.denoisers import prepare_condition
+from retrograde.tune import Reference
 from retrograde.tune.fit import Fitter, ridge_towards
 from retrograde.tune.levels import OnPolicy, Surrogate, descend, starts
 from retrograde.tune.teacher import levels_of, teach
@@ -80,3 +82,24 @@ def test_the_surrogate_ranks_levels(mixture):
     assert torch.corrcoef(ranks.T)[0, 1] > 0.5
     chosen, value = descend(surrogate, random[0], 32)
     assert value <= scores[:, 0].min() or policy(chosen) < scores[:, 1].median()
+
+
+def test_the_first_row_carries_the_mean_to_the_mean(gaussian):
+    for path in (rg.paths.EDM(), rg.paths.SubVP(beta_max=2.0)):  # both hold signal at the noise end
+        data = dataclasses.replace(gaussian, path=path)
+        teacher = teach(data, 32, 0, levels=12)
+        fitter = Fitter(data, teacher, {}, samples=torch.tensor([1.0, -1.0, 0.5, 0.0]) + torch.eye(4))
+        row, mean = fitter.carry(5), fitter.moments[0]
+        carried = row.states[0](path.a(path.t_max) * mean[None])[0] + row.shift
+        assert torch.allclose(carried, path.a(teacher.times[5]) * mean, atol=1e-5)
+
+
+def test_the_fitted_plan_is_what_the_student_ran(mixture):
+    labelled = dataclasses.replace(mixture, labels=[i % 3 for i in range(200)])
+    condition = prepare_condition(labelled, [i % 3 for i in range(24)], 24)
+    teacher = teach(labelled, 24, 0, levels=24, condition=condition)
+    for element in (None, 0.1):
+        fitter = Fitter(labelled, teacher, condition, element=element, batch_size=7)
+        arrived = fitter.run((3, 9, 15))[1]
+        reference = Reference(labelled, range(24), 0, teacher.end, condition)
+        assert torch.allclose(reference.run(fitter.plan(arrived.rows, {})), arrived.x, atol=1e-4)

@@ -116,3 +116,12 @@ def test_the_race_is_ordered_and_its_finalists_ran_on_all_items(held_out):
     assert [e.error for e in finalists] == sorted(e.error for e in finalists)
     assert {e.items for e in finalists} == {128}
     assert {e.items for e in rest} == {8}
+
+
+def test_the_finalist_of_a_race_won_its_heat(held_out):
+    names = ["heun", "ddim", "dpmpp_2m", "ipndm_2"]
+    heat = held_out.part(8)
+    errors = {(name, grid): float(heat.errors(plan).mean()) for name, grid, plan in plans(held_out.denoiser, 4, names)}
+    won = race(held_out, 4, names, first_heat=8, finalists=1)[0]
+    assert (won.recipe, won.grid) == min(errors, key=lambda entry: errors[entry])
+    assert won.items == 128
