@@ -14,7 +14,7 @@ import numpy as np
 
 from retrograde import systems
 from retrograde.errors import BadValue, UnknownName
-from retrograde.paths import Path
+from retrograde.paths import Path, quantiles
 
 Grid = tuple[float, ...]
 
@@ -141,6 +141,43 @@ def shifted(path: Path, n: int, *, shift: float = 3.0, sigma_max: float | None =
     u_max = 1.0 / (1.0 + shift / high)
     times = (path.time_of_sigma(shift * u / (1.0 - u)) for u in (u_max * (1.0 - i / n) for i in range(1, n)))
     return (path.t_max if sigma_max is None else path.time_of_sigma(sigma_max), *times)
+
+
+@grid
+def logit_normal(path: Path, n: int, *, mean: float = 0.0, std: float = 1.0, sigma_max: float | None = None) -> Grid:
+    """Even shares of the logit-normal law of times: dense in the middle, where such training looks most (2403.03206)."""
+    return _shares(path, n, sigma_max, lambda u: quantiles.logit_normal(u, mean, std))
+
+
+@grid
+def mode(path: Path, n: int, *, scale: float = 1.29, sigma_max: float | None = None) -> Grid:
+    """Even shares of the law "mode" of times: dense in the middle, or for scale < 0 at both ends (arXiv 2403.03206)."""
+    return _shares(path, n, sigma_max, lambda u: quantiles.mode(u, scale))
+
+
+@grid
+def cosmap(path: Path, n: int, *, sigma_max: float | None = None) -> Grid:
+    """Even shares of the law "cosmap": on the flow path the noise levels of the cosine schedule (arXiv 2403.03206)."""
+    return _shares(path, n, sigma_max, quantiles.cosmap)
+
+
+def _shares(path: Path, n: int, sigma_max: float | None, quantile: Callable[[float], float]) -> Grid:
+    _fractions(n)
+    high = path.t_max if sigma_max is None else path.time_of_sigma(sigma_max)
+    return (high, *(high * quantile(1.0 - i / n) for i in range(1, n)))
+
+
+systems.register(
+    systems.System(
+        title="Scaling Rectified Flow Transformers for High-Resolution Image Synthesis",
+        authors=("Patrick Esser", "Sumith Kulal", "Andreas Blattmann", "Rahim Entezari", "Jonas Müller", "et al."),
+        year=2024,
+        arxiv="2403.03206",
+        home="paths",
+        call="rg.plan('euler', path, nfe=50, grid='shifted', shift=rg.paths.resolution_shift(1024**2, 512**2))",
+        test="tests/paths/test_quantiles.py::test_shifted_times_hide_as_much_of_a_larger_image",
+    )
+)
 
 
 @grid

@@ -3,6 +3,7 @@
 from retrograde.paths.diffusion import EDM, VE, VP, SubVP, VPCosine, VPDiscrete, from_alphas_cumprod
 from retrograde.paths.interpolant import Flow, Trigonometric
 from retrograde.paths.path import Path, from_config, get, names
+from retrograde.paths.quantiles import resolution_shift
 from retrograde.paths.tabulated import Tabulated
 
 __all__ = [
@@ -20,4 +21,5 @@ __all__ = [
     "from_config",
     "get",
     "names",
+    "resolution_shift",
 ]

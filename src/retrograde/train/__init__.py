@@ -4,15 +4,29 @@ from retrograde.train.average import PowerAverage, power_gamma
 from retrograde.train.config import TrainConfig
 from retrograde.train.fit import Trained, fit
 from retrograde.train.held_out import held_out_loss
-from retrograde.train.levels import LAWS, LevelLaw, LogitNormal, LogNormalSigma, Uniform, level_law, standard_law
+from retrograde.train.levels import (
+    LAWS,
+    CosMap,
+    LevelLaw,
+    LogitNormal,
+    LogNormalSigma,
+    Mode,
+    Shifted,
+    Uniform,
+    level_law,
+    standard_law,
+)
 from retrograde.train.objective import loss, question
 from retrograde.train.run import export, run
 
 __all__ = [
     "LAWS",
+    "CosMap",
     "LevelLaw",
     "LogNormalSigma",
     "LogitNormal",
+    "Mode",
+    "Shifted",
     "PowerAverage",
     "TrainConfig",
     "Trained",

@@ -2,13 +2,14 @@
 
 import inspect
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, final
 
 import torch
 
 from retrograde.errors import BadValue, UnknownName
-from retrograde.paths import Path
+from retrograde.paths import Path, quantiles
 
 
 class LevelLaw(ABC):
@@ -70,11 +71,59 @@ class LogitNormal(LevelLaw):
     std: float = 1.0
 
     def quantile(self, path: Path, u: torch.Tensor) -> torch.Tensor:
-        share = torch.sigmoid(self.mean + self.std * torch.special.ndtri(u))
-        return path.t_min + share * (path.t_max - path.t_min)
+        return _within(path, quantiles.logit_normal(u, self.mean, self.std))
 
 
-LAWS: dict[str, type[LevelLaw]] = {"uniform": Uniform, "lognormal_sigma": LogNormalSigma, "logit_normal": LogitNormal}
+@final
+@dataclass(frozen=True)
+class Mode(LevelLaw):
+    """Share (t - t_min)/(t_max - t_min) of the law "mode": a heavy middle that leaves the ends some weight (2403.03206)."""
+
+    scale: float = 1.29
+
+    def quantile(self, path: Path, u: torch.Tensor) -> torch.Tensor:
+        return _within(path, quantiles.mode(u, self.scale))
+
+
+@final
+@dataclass(frozen=True)
+class CosMap(LevelLaw):
+    """Share (t - t_min)/(t_max - t_min) as the cosine schedule has it on the flow path (arXiv 2403.03206)."""
+
+    def quantile(self, path: Path, u: torch.Tensor) -> torch.Tensor:
+        return _within(path, quantiles.cosmap(u))
+
+
+@final
+@dataclass(frozen=True)
+class Shifted(LevelLaw):
+    """Another law with every noise level s/a times `shift`: for images of shift^2 as many pixels (arXiv 2403.03206).
+
+    Args:
+        shift: factor, `paths.resolution_shift(pixels, reference)`.
+        of: configuration of the other law.
+    """
+
+    shift: float = 3.0
+    of: Mapping[str, Any] = field(default_factory=lambda: {"law": "logit_normal"})
+
+    def quantile(self, path: Path, u: torch.Tensor) -> torch.Tensor:
+        sigma = path.sigma(level_law(dict(self.of)).quantile(path, u))
+        return path.time_of_sigma(self.shift * sigma)
+
+
+def _within(path: Path, share: torch.Tensor) -> torch.Tensor:
+    return path.t_min + share * (path.t_max - path.t_min)
+
+
+LAWS: dict[str, type[LevelLaw]] = {
+    "uniform": Uniform,
+    "lognormal_sigma": LogNormalSigma,
+    "logit_normal": LogitNormal,
+    "mode": Mode,
+    "cosmap": CosMap,
+    "shifted": Shifted,
+}
 
 
 def level_law(config: dict[str, Any]) -> LevelLaw:
