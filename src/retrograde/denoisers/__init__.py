@@ -2,6 +2,7 @@
 
 from retrograde.denoisers.convert import OnPath, on_path
 from retrograde.denoisers.denoiser import AbstractDenoiser, Denoiser, predict_branches, prepare_condition
+from retrograde.denoisers.error import mmse
 from retrograde.denoisers.prediction import KINDS, Prediction
 
 __all__ = [
@@ -10,6 +11,7 @@ __all__ = [
     "Denoiser",
     "OnPath",
     "Prediction",
+    "mmse",
     "on_path",
     "predict_branches",
     "prepare_condition",

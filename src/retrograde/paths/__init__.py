@@ -2,6 +2,7 @@
 
 from retrograde.paths.diffusion import EDM, VE, VP, SubVP, VPCosine, VPDiscrete, from_alphas_cumprod
 from retrograde.paths.interpolant import Flow, Trigonometric
+from retrograde.paths.kinetic import kinetic_energy, kinetic_optimal
 from retrograde.paths.path import Path, from_config, get, names
 from retrograde.paths.quantiles import resolution_shift
 from retrograde.paths.tabulated import Tabulated
@@ -20,6 +21,8 @@ __all__ = [
     "from_alphas_cumprod",
     "from_config",
     "get",
+    "kinetic_energy",
+    "kinetic_optimal",
     "names",
     "resolution_shift",
 ]

@@ -19,11 +19,10 @@ class Tabulated(Unanchored):
 
     Args:
         times: strictly increasing path times, data end first.
-        a_values: a at these times, falling.
-        s_values: s at these times, rising; s/a must rise strictly.
+        a_values, s_values: a and s at these times, none of them negative; s/a must rise strictly.
 
     Raises:
-        BadValue: lengths differ, or a column is not monotone.
+        BadValue: lengths differ, times that do not rise, a negative entry, or an s/a that does not rise.
     """
 
     name: ClassVar[str] = "tabulated"
@@ -43,15 +42,11 @@ class Tabulated(Unanchored):
                 "three of one length >= 2",
                 "repeat no column's end",
             )
-        for column, values, sign in (("times", t, 1.0), ("a_values", a, -1.0), ("s_values", s, 1.0)):
-            steps = [sign * (y - x) for x, y in zip(values, values[1:], strict=False)]
-            if min(steps) < 0.0 or (column == "times" and min(steps) == 0.0):
-                i = steps.index(min(steps))
-                raise BadValue(
-                    f"{column} with {values[i]} then {values[i + 1]} at entry {i}",
-                    f"a column that {'rises' if sign > 0 else 'falls'} from the data end to the noise end",
-                    "sort the table by noise level",
-                )
+        for i, (early, late) in enumerate(zip(t, t[1:], strict=False)):
+            if not early < late:
+                raise BadValue(f"times with {early} then {late} at entry {i}", "times that rise", "sort the table by time")
+        if min(*a, *s) < 0.0:
+            raise BadValue(f"an entry of {min(*a, *s):g}", "a >= 0 and s >= 0", "end the table where the signal ends")
         # cross-multiplied, so that a = 0 at the noise end is a level too
         if not all(s0 * a1 < s1 * a0 for a0, a1, s0, s1 in zip(a, a[1:], s, s[1:], strict=False)):
             raise BadValue("a table whose s/a does not rise", "strictly rising s/a", "remove entries of equal noise level")
