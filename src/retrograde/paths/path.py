@@ -21,6 +21,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor
 
+from retrograde import systems
 from retrograde.errors import BadValue, UnknownName
 
 Time = TypeVar("Time", float, Tensor)
@@ -176,3 +177,16 @@ def from_config(config: dict[str, Any]) -> Path:
     if unknown := sorted(set(parameters) - allowed):
         raise BadValue(f"path {cls.name!r} with {unknown}", f"the parameters {sorted(allowed)}", f"remove {unknown}")
     return cls(**parameters)
+
+
+systems.register(
+    systems.System(
+        title="The Principles of Diffusion Models",
+        authors=("Chieh-Hsin Lai", "Yang Song", "Dongjun Kim", "Yuki Mitsufuji", "Stefano Ermon"),
+        year=2025,
+        arxiv="2510.21890",
+        home="paths",
+        call="rg.Denoiser(network, path, predicts='velocity', shape=shape)",
+        test="tests/laws/test_three_views.py::test_densities_follow_the_flow_and_every_sde",
+    )
+)
