@@ -7,8 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import retrograde as rg
 from retrograde.errors import BadValue
-from retrograde.noise import Noise
+from retrograde.noise import Brownian, Noise
 
 INTERVAL = (0.7, 0.3)
 
@@ -74,3 +75,68 @@ def test_the_stream_is_frozen():
 def test_a_seed_outside_the_key_is_refused(seed):
     with pytest.raises(BadValue, match="0 <= seed < 2"):
         Noise(seed, [0])
+
+
+# --------------------------------------------------------------------------------------------------------- Brownian paths
+
+TIMES = st.floats(1e-6, 100.0)
+
+
+@settings(max_examples=40, deadline=None)
+@given(times=st.lists(TIMES, min_size=3, max_size=3, unique=True), order=st.permutations(range(3)))
+def test_increments_add_up_whatever_is_asked_first(times, order):
+    """W(s, u) = W(s, t) + W(t, u): by value, not in distribution, for any order of questions."""
+    s, t, u = sorted(times, reverse=True)
+    asked, alone = Brownian(3, [5, 0]), Brownian(3, [5, 0])
+    values = {at: asked.at(at, (2,)) for at in [(s, t, u)[i] for i in order]}
+
+    def increment(one, other):
+        return math.sqrt(one - other) * alone.draw((2,), (one, other), dtype=torch.float64)
+
+    assert torch.allclose(increment(s, u), increment(s, t) + increment(t, u), rtol=0, atol=1e-13 * 100)
+    assert torch.allclose(increment(s, u), values[s] - values[u], rtol=0, atol=1e-13 * 100)
+
+
+def test_a_brownian_path_has_independent_normal_increments():
+    """Each interval, down to the shortest and over powers of two, has variance u - s; no two go together."""
+    times, n = (0.0, 1e-6, 2e-6, 0.002, 0.0021, 0.5, 0.7, 1.0, 3.0, 80.0, 90.0), 20_000
+    path = Brownian(3, [0])
+    draws = torch.stack([path.draw((n,), (t, s), dtype=torch.float64)[0] for s, t in zip(times, times[1:], strict=False)])
+    # chi-square with n degrees of freedom, as a normal: variance 2n
+    assert ((draws.square().sum(1) - n) / math.sqrt(2 * n)).abs().max() < 4.0
+    assert (draws.mean(1) * math.sqrt(n)).abs().max() < 4.0
+    together = draws @ draws.T / math.sqrt(n)
+    assert (together - together.diag().diag()).abs().max() < 4.5
+
+
+def test_a_brownian_draw_is_keyed_like_any_other():
+    batch = Brownian(3, range(5)).draw((2, 4), INTERVAL)
+    assert torch.equal(Brownian(3, [4, 1]).draw((2, 4), INTERVAL), batch[[4, 1]])
+    assert not torch.equal(Brownian(4, range(5)).draw((2, 4), INTERVAL), batch)
+    assert not torch.equal(Brownian(3, range(5)).draw((2, 4), INTERVAL, 1), batch)
+    assert torch.equal(
+        Brownian(3, [0]).draw((4,), INTERVAL), Brownian(3, [0]).draw((4,), INTERVAL, dtype=torch.float64).float()
+    )
+    # the end of the data is time zero; a rise, and a stay, have noise of their own
+    assert torch.equal(Brownian(3, [0]).draw((4,), (0.3, -1.0)), Brownian(3, [0]).draw((4,), (0.3, 0.0)))
+    for interval in ((0.3, 0.7), (0.3, 0.3), (-1.0, -1.0)):
+        assert torch.equal(Brownian(3, [0]).draw((4,), interval), Noise(3, [0]).draw((4,), interval))
+
+
+def test_solutions_on_one_brownian_path_converge_strongly(mixture):
+    """Their distance falls with strong order one, as the noise is additive; on keyed intervals it does not fall at all."""
+    den = mixture(rg.paths.VP())
+    path, x = den.path, 2.0 * Noise.first(16, seed=2).prior((2,), torch.float64)
+
+    def end(name: str, n: int, noise) -> torch.Tensor:
+        grid = [path.time_of_sigma(2.0 * 0.25 ** (i / n)) for i in range(n + 1)]
+        *_, last = rg.steps(rg.recipes.get(name).compile(path, grid)[:-1], den, x=x, seed=5, noise=noise)
+        return last.x_t
+
+    for name in ("euler_maruyama", "ddpm"):
+        exact = end(name, 256, Brownian)
+        errors = [float((end(name, n, Brownian) - exact).square().mean().sqrt()) for n in (8, 16, 32)]
+        slope = math.log2(errors[0] / errors[2]) / 2
+        assert slope == pytest.approx(1.0, abs=0.2), (name, errors)
+        apart = [float((end(name, n, Noise) - exact).square().mean().sqrt()) for n in (8, 32)]
+        assert min(apart) > 3 * errors[0]

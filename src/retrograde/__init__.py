@@ -15,7 +15,21 @@ from typing import TYPE_CHECKING
 from retrograde._version import __version__
 
 if TYPE_CHECKING:
-    from retrograde import baselines, data, denoisers, grids, guide, nets, paths, quality, recipes, systems, train, zoo
+    from retrograde import (
+        baselines,
+        controllers,
+        data,
+        denoisers,
+        grids,
+        guide,
+        nets,
+        paths,
+        quality,
+        recipes,
+        systems,
+        train,
+        zoo,
+    )
     from retrograde.denoisers import Denoiser, oracles
     from retrograde.plan import Plan, Row
     from retrograde.recipes import plan
@@ -33,6 +47,7 @@ __all__ = [
     "Denoiser",
     "oracles",
     "guide",
+    "controllers",
     "Plan",
     "Row",
     "plan",

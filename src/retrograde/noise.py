@@ -8,8 +8,11 @@ seed 0 therefore sees the same noise alone, in a batch of a hundred, on any numb
 from __future__ import annotations
 
 import dataclasses
+import math
 import struct
+from collections import OrderedDict
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -18,6 +21,21 @@ from torch import Tensor
 from retrograde.errors import BadValue
 
 _PRIOR = (-1.0, -1.0)
+
+
+class Source(Protocol):
+    """What a run draws from."""
+
+    def draw(
+        self,
+        shape: Sequence[int],
+        interval: tuple[float, float],
+        occurrence: int = 0,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> Tensor:
+        """Return standard normal noise of one interval of path time, [items, *shape]; -1 stands for the data's end."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,3 +88,96 @@ class Noise:
             philox = np.random.Philox(key=np.array([self.seed, item], dtype=np.uint64), counter=counter)
             row[...] = np.random.Generator(philox).standard_normal(tuple(shape))
         return torch.from_numpy(values).to(device=device, dtype=dtype, non_blocking=True)
+
+
+_LOWEST = -16
+"""Below the time 2^-16 the octaves end: the last interval goes down to W(0) = 0."""
+_TREE = 2**62
+"""Added to the occurrence of a draw that belongs to the tree of a Brownian path, apart from those of intervals."""
+_HELD = 80
+"""How many points of the path are remembered: those of two neighbouring times, down the tree."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Brownian:
+    """Noise whose draws are the increments of one Brownian path over path time, W(t) for t >= 0, for a list of items.
+
+    The noise of the interval from t down to t' is (W(t) - W(t'))/sqrt(t - t'). So two plans of different steps, or a step
+    and the shorter one that replaces it, see one path: their samples differ by the error of the steps alone.
+
+    W is a function of its key and t, not of the order in which it is asked. At powers of two it is a sum of independent
+    increments; between them intervals are halved, W(m) = (W(t) + W(t'))/2 + sqrt(t - t')/2 xi with xi keyed by the
+    interval, down to 2^-`halvings` of an octave, below which it is a line. A rise of the level and an interval of no length
+    get noise of their own, keyed as that of `Noise`.
+
+    Args:
+        seed: any integer in [0, 2^64).
+        items: the number of each item of the batch.
+        halvings: depth of the tree.
+
+    References: Li et al., Scalable Gradients for Stochastic Differential Equations, 2020, arXiv 2001.01328 (the tree);
+    Kidger, On Neural Differential Equations, 2022, arXiv 2202.02435, section 5.5.
+    """
+
+    seed: int
+    items: Sequence[int]
+    halvings: int = 24
+    _own: Noise = dataclasses.field(init=False, repr=False, compare=False)
+    _held: OrderedDict[tuple, Tensor] = dataclasses.field(default_factory=OrderedDict, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_own", Noise(self.seed, self.items))
+
+    def draw(
+        self,
+        shape: Sequence[int],
+        interval: tuple[float, float],
+        occurrence: int = 0,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> Tensor:
+        """Return the increment over an interval of path time, in units of its standard deviation, [items, *shape].
+
+        Args:
+            occurrence: how often the plan has drawn on this interval before; each has a path of its own.
+        """
+        t, t_next = (max(float(at), 0.0) for at in interval)
+        if interval == _PRIOR or t_next >= t:
+            return self._own.draw(shape, interval, occurrence, dtype, device)
+        rise = (self.at(t, shape, occurrence) - self.at(t_next, shape, occurrence)) / math.sqrt(t - t_next)
+        return rise.to(device=device, dtype=dtype, non_blocking=True)
+
+    def at(self, t: float, shape: Sequence[int], path: int = 0) -> Tensor:
+        """Return W(t), [items, *shape] in float64."""
+        if t == 0.0:
+            return torch.zeros(len(self.items), *shape, dtype=torch.float64)
+        octave = max(math.frexp(t)[1] - 1, _LOWEST - 1)
+        low, high = (0.0 if octave < _LOWEST else 2.0**octave), 2.0 ** (octave + 1)
+        below, above = self._power(octave, shape, path), self._power(octave + 1, shape, path)
+        for _ in range(self.halvings):
+            if t in (low, high):
+                break
+            middle = 0.5 * (low + high)
+            half = self._known(("middle", low, high, tuple(shape), path), shape, (low, high), path)
+            value = torch.lerp(below, above, 0.5).add_(half, alpha=0.5 * math.sqrt(high - low))
+            if t < middle:
+                high, above = middle, value
+            else:
+                low, below = middle, value
+        return torch.lerp(below, above, (t - low) / (high - low))
+
+    def _power(self, octave: int, shape: Sequence[int], path: int) -> Tensor:
+        """Return W(2^octave), and W(0) = 0 below the lowest."""
+        total = torch.zeros(len(self.items), *shape, dtype=torch.float64)
+        for k in range(_LOWEST, octave + 1):
+            variance = 2.0**k if k == _LOWEST else 2.0 ** (k - 1)
+            total.add_(self._known(("power", k, tuple(shape), path), shape, (2.0**k, 0.0), path), alpha=math.sqrt(variance))
+        return total
+
+    def _known(self, key: tuple, shape: Sequence[int], interval: tuple[float, float], path: int) -> Tensor:
+        if key not in self._held:
+            self._held[key] = self._own.draw(shape, interval, _TREE + path, torch.float64)
+            if len(self._held) > _HELD:
+                self._held.popitem(last=False)
+        self._held.move_to_end(key)
+        return self._held[key]

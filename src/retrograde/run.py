@@ -11,7 +11,7 @@ import dataclasses
 import time
 from collections import Counter, deque
 from collections.abc import Generator, Iterable, Mapping, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from retrograde.denoisers import AbstractDenoiser, Prediction
 from retrograde.errors import BadValue, PlanError, RetrogradeError
 from retrograde.linear import LinearMap
-from retrograde.noise import Noise
+from retrograde.noise import Source
 from retrograde.plan import Coefficient, Plan, Row
 
 Gradient = Literal["none", "unroll", "checkpoint"]
@@ -87,17 +87,37 @@ class State:
         return self.x_t if self.prediction is None else self.prediction.data
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Back:
+    """A controller's answer that takes rows back: the run goes on from `state`, an earlier one of it, with `rows`.
+
+    What ran since then is struck from the plan that ran, and stays in the ledger: it has been paid.
+    """
+
+    state: State
+    rows: tuple[Row, ...]
+
+
 class Controller(Protocol):
     """Decides while running."""
 
     consumes: frozenset[str]
 
-    def rewrite(self, remaining: tuple[Row, ...], state: State | None) -> tuple[Row, ...]:
+    def rewrite(self, remaining: tuple[Row, ...], state: State | None) -> tuple[Row, ...] | Back:
         """Return the rows still to run, given those planned; `state` is the last one, None before the first row."""
         ...
 
     def correct(self, state: State) -> Tensor:
         """Return the state to go on with, after a row."""
+        ...
+
+
+@runtime_checkable
+class ControllerPerRun(Protocol):
+    """Settings of a controller that remembers: every run begins one of its own, so that its memory lives in the call."""
+
+    def begin(self) -> Controller:
+        """Return the controller of one run."""
         ...
 
 
@@ -153,9 +173,9 @@ def run(
     denoiser: AbstractDenoiser,
     x: Tensor,
     *,
-    noise: Noise | None = None,
+    noise: Source | None = None,
     condition: Mapping[str, Tensor] | None = None,
-    controllers: Sequence[Controller] = (),
+    controllers: Sequence[Controller | ControllerPerRun] = (),
     particles: Particles | None = None,
     gradient: Gradient = "none",
     memory: Memory | None = None,
@@ -177,12 +197,10 @@ def run(
         NonFinite: the network returned NaN or infinity.
     """
     plan = plan.bind(denoiser)
-    _check(plan, denoiser, noise, controllers, memory, gradient)
-    depth = plan.depth
+    deciders = [c.begin() if isinstance(c, ControllerPerRun) else c for c in controllers]
+    _check(plan, denoiser, noise, deciders, memory, gradient)
     past = memory or Memory((x,))
-    # cut to their length first: built from a longer iterable a deque keeps its end, the oldest
-    histories = ((x, *past.states[1:]), past.outputs, past.noises)
-    states, outputs, noises = (deque(h[:d], d) for h, d in zip(histories, depth, strict=True))
+    states, outputs, noises = _histories(plan, dataclasses.replace(past, states=(x, *past.states[1:])))
     ledger, visits = Ledger(), past.visits
     remaining, ran = plan.rows, list[Row]()
     state: State | None = None
@@ -191,12 +209,19 @@ def run(
     clock = plan.start
     while remaining:
         with contextlib.nullcontext() if gradient != "none" else torch.no_grad():
-            for controller in controllers:
-                remaining = tuple(controller.rewrite(remaining, state))
+            for controller in deciders:
+                answer = controller.rewrite(remaining, state)
+                if isinstance(answer, Back):
+                    state = answer.state
+                    del ran[state.index + 1 :]
+                    states, outputs, noises = _histories(plan, state.memory)
+                    clock, prediction, visits = state.t, state.prediction, state.memory.visits
+                    answer = answer.rows
+                remaining = tuple(answer)
             if not remaining:
                 break
             row, remaining = remaining[0], remaining[1:]
-            if controllers:
+            if deciders:
                 row = _rewritten(row, denoiser, [len(states), len(outputs), len(noises)], len(ran))
             if row.time is not None:
                 prediction = _ask(denoiser, states[0], row, condition, gradient, ledger)
@@ -223,7 +248,7 @@ def run(
             clock = row.next_time
             memory = Memory(tuple(states), tuple(outputs), tuple(noises), visits)
             state = State(x_next, clock, row, len(ran) - 1, prediction, ledger, memory)
-            for controller in controllers:
+            for controller in deciders:
                 states[0] = controller.correct(state)
                 state = _moved(state, Memory(tuple(states), tuple(outputs), tuple(noises), visits))
             ancestors = None if particles is None else particles.resample(state)
@@ -236,6 +261,13 @@ def run(
     if state is not None and state.x_t.device.type != "cpu":
         _refuse_non_finite(state.x_t, state.x_t, len(ran) - 1, state.row)
     return plan if tuple(ran) == plan.rows else dataclasses.replace(plan, rows=tuple(ran))
+
+
+def _histories(plan: Plan, memory: Memory) -> Iterable[deque[Tensor]]:
+    """Return what the rows of a plan look back at, newest first."""
+    # cut to their length first: built from a longer iterable a deque keeps its end, the oldest
+    kept = zip((memory.states, memory.outputs, memory.noises), plan.depth, strict=True)
+    return [deque(history[:depth], depth) for history, depth in kept]
 
 
 def _moved(state: State, memory: Memory) -> State:
@@ -303,7 +335,7 @@ def _refuse_non_finite(x_next: Tensor, x: Tensor, index: int, row: Row) -> None:
 def _check(
     plan: Plan,
     denoiser: AbstractDenoiser,
-    noise: Noise | None,
+    noise: Source | None,
     controllers: Sequence[Controller],
     memory: Memory | None,
     gradient: str,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 import torch
@@ -11,9 +11,9 @@ from torch import Tensor
 
 from retrograde.denoisers import AbstractDenoiser, on_path, prepare_condition
 from retrograde.errors import BadType, BadValue, ShapeError
-from retrograde.noise import Noise
+from retrograde.noise import Noise, Source
 from retrograde.plan import Plan
-from retrograde.run import Controller, Gradient, Ledger, Memory, NonFinite, Particles, State, run
+from retrograde.run import Controller, ControllerPerRun, Gradient, Ledger, Memory, NonFinite, Particles, State, run
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -48,9 +48,10 @@ def steps(
     state: State | None = None,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
-    controllers: Sequence[Controller] = (),
+    controllers: Sequence[Controller | ControllerPerRun] = (),
     particles: Particles | None = None,
     gradient: Gradient = "none",
+    noise: Callable[[int, Sequence[int]], Source] = Noise,
 ) -> Generator[State, None, Plan]:
     """Run a plan for n items and yield the state after every row.
 
@@ -60,6 +61,8 @@ def steps(
         signal: clean data [n, *shape] to start from: the initial state is a x_0 + s eps at the plan's start.
         items: numbers of the items, 0..n-1 by default; the noise of an item depends on (seed, item) alone.
         state: continue from this state of an earlier run of the uncut plan.
+        noise: what a stochastic plan draws from, made of seed and items: `Noise`, or `Brownian` for one path of noise that
+            all step lengths share. The initial state is the same.
 
     Raises:
         ShapeError: x or signal does not have the denoiser's shape.
@@ -72,7 +75,7 @@ def steps(
         plan,
         on_path(denoiser, plan.path),
         x,
-        noise=Noise(seed, numbers),
+        noise=noise(seed, numbers),
         condition=prepare_condition(denoiser, condition, n, x.device),
         controllers=controllers,
         particles=particles,
@@ -151,6 +154,7 @@ def record(
     try:
         while True:
             state = next(loop)
+            del trajectory[state.index + 1 :], means[state.index :]  # rows that a controller took back
             trajectory.append(state.x_t)
             means.append(state.mean)
     except StopIteration as stop:
