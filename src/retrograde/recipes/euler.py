@@ -20,13 +20,14 @@ _EDM = {
 }
 
 
-def _basis(path: Path) -> str:
+def flow_basis(path: Path) -> str:
+    """The basis of methods that step along the probability flow: noise over sigma, or velocity over path time."""
     return "velocity" if path.a(path.t_max) == 0.0 else "noise"
 
 
-def _slope(path: Path, t: float, t_next: float) -> tuple[float, float]:
+def slope(path: Path, t: float, t_next: float) -> tuple[float, float]:
     """Return the coefficients of the state and of one prediction in the step x(t_next) = c_x x + c_m m."""
-    if _basis(path) == "velocity":
+    if flow_basis(path) == "velocity":
         return 1.0, t_next - t
     here, there = level(path, t), level(path, t_next)
     return there.a / here.a, there.a * (there.sigma - here.sigma)
@@ -35,7 +36,7 @@ def _slope(path: Path, t: float, t_next: float) -> tuple[float, float]:
 @recipe(
     "euler",
     order=1,
-    basis=_basis,
+    basis=flow_basis,
     clock="smooth",
     approximate=True,
     summary="Euler's method on the probability flow",
@@ -44,13 +45,13 @@ def euler(path: Path, times: tuple[float, ...]) -> list[Row]:
     """x' = x + h m: order 1, one evaluation per step (Song et al., 2021, arXiv 2011.13456)."""
     rows = []
     for t, t_next in zip(times, times[1:], strict=False):
-        c_x, c_m = _slope(path, t, t_next)
+        c_x, c_m = slope(path, t, t_next)
         rows.append(Row(t, t_next, (c_x,), (c_m,)))
     return rows
 
 
 def _heun_step(path: Path, t: float, t_next: float, stages: int) -> list[Row]:
-    c_x, c_m = _slope(path, t, t_next)
+    c_x, c_m = slope(path, t, t_next)
     rows = [Row(t, t_next, (c_x,), (c_m,))]
     if stages == 2:
         rows.append(Row(t_next, t_next, (0.0, c_x), (0.5 * c_m, 0.5 * c_m)))
@@ -61,7 +62,7 @@ def _heun_step(path: Path, t: float, t_next: float, stages: int) -> list[Row]:
     "heun",
     order=2,
     evaluations=2,
-    basis=_basis,
+    basis=flow_basis,
     clock="smooth",
     approximate=True,
     summary="Heun's method, the deterministic sampler of EDM",
@@ -78,7 +79,7 @@ def heun(path: Path, times: tuple[float, ...], stages: tuple[int, ...] = ()) -> 
     "edm_stochastic",
     order=2,
     evaluations=2,
-    basis=_basis,
+    basis=flow_basis,
     stochastic=True,
     clock="smooth",
     approximate=True,
