@@ -115,3 +115,15 @@ def test_traceback_is_shown_when_asked(capsys):
 
     with pytest.raises(UnknownName):
         main(["sample", "digitz", "--traceback"])
+
+
+def test_a_threshold_keeps_the_predictions_in_range(call):
+    asked = ("sample", "toys:blobs", "-n", 3, "--guidance", 6.0, "--condition", 1, "--seed", 2)
+    assert call(*asked, "--threshold", 0.9, "-o", "x.npz").code == 0
+    guided = rg.guide.cfg(rg.load("toys:blobs"), 6.0)
+    plan = rg.plan("dpmpp_2m", guided, nfe=10)
+    expected = rg.sample(rg.guide.threshold(guided, 0.9), plan, n=3, seed=2, condition=[1, 1, 1])
+    assert torch.equal(torch.from_numpy(np.load("x.npz")["samples"]), expected)
+    assert not torch.equal(expected, rg.sample(guided, plan, n=3, seed=2, condition=[1, 1, 1]))
+    refused = call(*asked, "--threshold", 2.0)
+    assert (refused.code, "quantile=2.0" in refused.err) == (2, True)

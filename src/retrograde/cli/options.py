@@ -31,6 +31,14 @@ Guidance = Annotated[
     float | None,
     typer.Option("--guidance", help="Weight of classifier-free guidance; 1 is none.", metavar="WEIGHT"),
 ]
+Threshold = Annotated[
+    float | None,
+    typer.Option(
+        "--threshold",
+        help="Dynamic thresholding for data in [-1, 1]: the part of an item's elements kept below it, such as 0.995.",
+        metavar="QUANTILE",
+    ),
+]
 BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Items computed at once; the result is the same.")]
 Convert = Annotated[
     bool, typer.Option("--convert", help="Run a plan made for another path, at equal signal-to-noise ratio.")

@@ -39,6 +39,7 @@ def sample(
     seed: options.Seed = 0,
     condition: options.Condition = None,
     guidance: options.Guidance = None,
+    threshold: options.Threshold = None,
     batch_size: options.BatchSize = 64,
     convert: options.Convert = False,
     out: Annotated[
@@ -60,11 +61,13 @@ def sample(
     out = out or Path("samples.png" if pictures.is_picture(denoiser.shape) else "samples.npz")
     output.check(out, denoiser.shape)
     asked.check_labels(denoiser, condition)
+    import retrograde as rg
+
+    if threshold is not None:
+        denoiser = rg.guide.threshold(denoiser, threshold)
     if plan is not None:
         table = asked.plan_file(plan, denoiser, convert=convert)
     else:
-        import retrograde as rg
-
         table = rg.plan(solver or "dpmpp_2m", denoiser, nfe=nfe or 10, grid=grid, **asked.settings(option or []))
     made_by = {
         "command": console.command_line(),
@@ -75,6 +78,7 @@ def sample(
         "seed": seed,
         "condition": condition,
         "guidance": guidance,
+        "threshold": threshold,
     }
     cost = _draw(denoiser, table, n, seed, condition, batch_size, out, made_by)
     if as_json:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar, final
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from retrograde import systems
 from retrograde.denoisers import AbstractDenoiser, Prediction, predict_branches
 from retrograde.denoisers.denoiser import NOTHING
 from retrograde.errors import BadType, BadValue, UnknownName
+from retrograde.guide.transform import Transform
 
 systems.register(
     systems.System(
@@ -27,30 +28,14 @@ systems.register(
 )
 
 
+@final
 @dataclasses.dataclass(frozen=True, eq=False)
-class ClassifierFree(AbstractDenoiser):
+class ClassifierFree(Transform):
     """A denoiser guided by the difference of its conditional and unconditional branch (see `cfg`)."""
 
-    inner: AbstractDenoiser
     weight: float
     negative: Mapping[str, Any]
-    path: Any = dataclasses.field(init=False)
-    shape: tuple[int, ...] = dataclasses.field(init=False)
-    predicts: str = dataclasses.field(init=False)
-    conditions: Mapping[str, Any] = dataclasses.field(init=False)
-    consumes: frozenset[str] = dataclasses.field(init=False)
-    name: str = dataclasses.field(init=False)
-
-    def __post_init__(self) -> None:
-        for field in ("path", "shape", "predicts", "conditions", "name"):
-            object.__setattr__(self, field, getattr(self.inner, field))
-        object.__setattr__(self, "consumes", self.inner.consumes | {"guidance"})
-
-    def network_time(self, t: float) -> float:
-        return self.inner.network_time(t)
-
-    def snap(self, t: float) -> float:
-        return self.inner.snap(t)
+    obeys: ClassVar[frozenset[str]] = frozenset({"guidance"})
 
     def predict(
         self,
