@@ -89,7 +89,7 @@ def test_the_first_row_carries_the_mean_to_the_mean(gaussian):
         data = dataclasses.replace(gaussian, path=path)
         teacher = teach(data, 32, 0, levels=12)
         fitter = Fitter(data, teacher, {}, samples=torch.tensor([1.0, -1.0, 0.5, 0.0]) + torch.eye(4))
-        row, mean = fitter.carry(5), fitter.moments[0]
+        row, mean = fitter.carry(5), fitter.moments.mean
         carried = row.states[0](path.a(path.t_max) * mean[None])[0] + row.shift
         assert torch.allclose(carried, path.a(teacher.times[5]) * mean, atol=1e-5)
 

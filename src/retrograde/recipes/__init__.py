@@ -20,6 +20,7 @@ from retrograde.recipes import (
     reversible,
     sa_solver,
     score_sde,
+    teleport,
     unipc,
 )
 from retrograde.recipes.recipe import Level, Recipe, get, level, names, plan, recipe
@@ -51,5 +52,6 @@ __all__ = [
     "reversible",
     "sa_solver",
     "score_sde",
+    "teleport",
     "unipc",
 ]

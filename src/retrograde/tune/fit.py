@@ -22,7 +22,8 @@ from retrograde import laws
 from retrograde.denoisers import AbstractDenoiser
 from retrograde.linear import LinearMap
 from retrograde.plan import Plan, Row
-from retrograde.recipes import get, level
+from retrograde.recipes import get
+from retrograde.recipes.teleport import Moments, carry
 from retrograde.tune.teacher import Teacher
 
 
@@ -61,12 +62,7 @@ class Fitter:
     batch_size: int = 128
 
     def start(self, first: int) -> Student:
-        """Return the student at the first level: the prior, carried there without an evaluation if it is not the end.
-
-        Near the noise end the network knows little more than mean and covariance of the data, and the probability flow of
-        Gaussian data is known: along a principal axis of variance v the distance to the mean scales with
-        sqrt(a^2 v + s^2).
-        """
+        """Return the student at the first level: the prior, teleported there if it is not the end."""
         x = self.teacher.states[0]
         if first == 0:
             return Student((), x, ())
@@ -76,28 +72,13 @@ class Fitter:
 
     def carry(self, first: int) -> Row:
         """Return the row from the noise end to level `first`, exact for Gaussian data of the trajectories' moments."""
-        mean, basis, variances, rest = self.moments
-        end, there = (level(self.denoiser.path, self.teacher.times[k]) for k in (0, first))
-
-        def gain(variance: Tensor) -> Tensor:
-            return ((there.a**2 * variance + there.s**2) / (end.a**2 * variance + end.s**2)).sqrt()
-
-        move = LinearMap(basis, gain(variances), float(gain(rest)))
-        shift = there.a * mean - end.a * move(mean[None])[0]
-        return Row(None, there.t, (move,), shift=shift.reshape(self.denoiser.shape))
+        return carry(self.denoiser.path, self.moments, self.teacher.times[0], self.teacher.times[first])
 
     @functools.cached_property
-    def moments(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Mean [d], principal axes [d, r], their variances [r] and the mean variance of the rest, of the end points."""
+    def moments(self) -> Moments:
+        """Moments of the end points."""
         samples = self.teacher.end if self.samples is None else self.samples
-        mean = samples.mean(0)
-        centred = samples - mean
-        n, d = centred.shape
-        r = min(self.rank, n // 2, d)
-        _, singular, axes = torch.linalg.svd(centred / max(n - 1, 1) ** 0.5, full_matrices=False)
-        variances = singular**2
-        rest = variances[r:].sum() / max(d - r, 1)
-        return mean, axes[:r].T.contiguous(), variances[:r], rest
+        return Moments.of(samples.reshape(-1, *self.denoiser.shape), self.rank)
 
     def ask(self, student: Student, here: int) -> Student:
         """Return the student with its prediction at level `here`."""
