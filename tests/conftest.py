@@ -28,17 +28,18 @@ def path_called() -> Callable[[str], rg.paths.Path]:
     return lambda name: rg.paths.get(name)(**ARGUMENTS.get(name, {}))
 
 
+def mixture_on(path: rg.paths.Path, predicts: str = "data") -> rg.oracles.GaussianMixture:
+    """Return a mixture of three overlapping components in the plane, whose flow is smooth between the levels 2 and 0.5."""
+    return rg.oracles.GaussianMixture(
+        path,
+        means=torch.tensor([[1.0, 0.5], [-0.8, 0.9], [0.1, -1.1]]),
+        covariances=torch.tensor([[[0.4, 0.1], [0.1, 0.3]], [[0.3, 0.0], [0.0, 0.5]], [[0.35, -0.1], [-0.1, 0.4]]]),
+        weights=torch.tensor([0.5, 0.3, 0.2]),
+        predicts=predicts,
+    )
+
+
 @pytest.fixture(scope="session")
 def mixture() -> Callable[..., rg.oracles.GaussianMixture]:
-    """Make a mixture of three overlapping components in the plane, whose flow is smooth between the levels 2 and 0.5."""
-
-    def make(path: rg.paths.Path, predicts: str = "data") -> rg.oracles.GaussianMixture:
-        return rg.oracles.GaussianMixture(
-            path,
-            means=torch.tensor([[1.0, 0.5], [-0.8, 0.9], [0.1, -1.1]]),
-            covariances=torch.tensor([[[0.4, 0.1], [0.1, 0.3]], [[0.3, 0.0], [0.0, 0.5]], [[0.35, -0.1], [-0.1, 0.4]]]),
-            weights=torch.tensor([0.5, 0.3, 0.2]),
-            predicts=predicts,
-        )
-
-    return make
+    """Make the mixture on a path."""
+    return mixture_on

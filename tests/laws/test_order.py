@@ -37,7 +37,11 @@ def times(path: rg.paths.Path, clock: str, n: int) -> list[float]:
 @pytest.fixture(scope="module")
 def flow(mixture: Callable[..., rg.oracles.GaussianMixture]) -> Callable[[float], torch.Tensor]:
     """The exact flow x/a as a function of sigma = s/a, the same on every path."""
-    den = mixture(rg.paths.EDM())
+    return exact_flow(mixture(rg.paths.EDM()))
+
+
+def exact_flow(den: rg.oracles.GaussianMixture) -> Callable[[float], torch.Tensor]:
+    """Return the flow of a mixture on the EDM path by an integrator of order eight."""
 
     def slope(log_sigma: float, y: np.ndarray) -> np.ndarray:
         y_t = torch.from_numpy(y.reshape(-1, 2))
