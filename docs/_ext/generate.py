@@ -41,14 +41,13 @@ def reference(name: str) -> str:
     write = rg.recipes.get(name).write
     family = [other for other in rg.recipes.names() if rg.recipes.get(other).write.__module__ == write.__module__]
     systems = {one: [s for s in rg.systems.all() if s.call == f"rg.plan({one!r}, path, nfe=10)"] for one in family}
+    whole = inspect.getsource(inspect.getmodule(write) or write)
     named = re.findall(ARXIV, inspect.getdoc(write) or "")
-    named = named or (
-        [] if any(systems.values()) else re.findall(ARXIV, inspect.getsource(inspect.getmodule(write) or write))
-    )
+    named = named or ([] if any(systems.values()) else re.findall(ARXIV, whole))
     held = systems[name] or [s for s in rg.systems.all() if s.arxiv in named[:1]]
     held = held or ([] if named else [system for one in family for system in systems[one]])
     if not held:
-        software = "k-diffusion" if "k-diffusion" in inspect.getsource(inspect.getmodule(write) or write) else ""
+        software = "k-diffusion" if "k-diffusion" in whole else ""
         return f"arXiv {named[0]}" if named else software
     first = held[0]
     surname = first.author_list[0].split()[-1] + (" et al." if len(first.author_list) > 1 else "")
@@ -77,8 +76,9 @@ def recipes_page() -> str:
     text += (
         "The slope is measured, not quoted. Deterministic recipes: log error against log steps, to the exact end of the "
         "probability flow of a Gaussian mixture. Stochastic ones: the same of the largest error in mean and standard "
-        "deviation over three Gaussians (weak order), with that error in units of the data. The range is that over the paths "
-        "`edm`, `flow` and `vp`. The memory is in states of the sampler: states + predictions + draws that a run keeps. Made by "
+        "deviation over three Gaussians (weak order), with that error in units of the data. The range is that over the "
+        "paths `edm`, `flow` and `vp`. The memory is in states of the sampler: states + predictions + draws that a run "
+        "keeps. Made by "
         f"`{measured['command']}`.\n\n"
     )
     head = ("recipe", "what it is", "order", "evaluations per step", "measured slope", "noise", "memory", "reference")

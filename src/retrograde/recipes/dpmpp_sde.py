@@ -68,8 +68,8 @@ def dpmpp_sde(
     """Each stage is an ancestral step with sigma_up = eta sigma' sqrt(1 - sigma'^2/sigma^2); D' = (1 - 1/(2r)) D + D_m/(2r).
 
     The noise of the whole step is the increment of the Brownian path of which the first stage saw the first part: with
-    the part p = (sigma - sigma_m)/(sigma - sigma') it is sqrt(p) eps_1 + sqrt(1 - p) eps_2. As in k-diffusion, after arXiv 2211.01095;
-    weak order 2.
+    the part p = (sigma - sigma_m)/(sigma - sigma') it is sqrt(p) eps_1 + sqrt(1 - p) eps_2. As in k-diffusion, after
+    arXiv 2211.01095; weak order 2.
     """
     _check(eta, r)
     levels = [level(path, t) for t in times]
@@ -143,8 +143,8 @@ def seeds_2(
 def dpmpp_3m_sde(path: Path, times: tuple[float, ...], eta: float = 1.0, s_noise: float = 1.0) -> list[Row]:
     """D is extrapolated by D_1 phi_2 - D_2 phi_3 of three predictions, phi_2 = 1 + (e^-k - 1)/k, k = (1 + eta) h.
 
-    As in k-diffusion after arXiv 2211.01095, with its half of the second difference. The noise of the SDE caps the weak order at 2; one
-    evaluation per step, starts with orders 1 and 2.
+    As in k-diffusion after arXiv 2211.01095, with its half of the second difference. The noise of the SDE caps the weak
+    order at 2; one evaluation per step, starts with orders 1 and 2.
     """
     _check(eta)
     levels = [level(path, t) for t in times]
