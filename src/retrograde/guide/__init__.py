@@ -1,7 +1,8 @@
 """Transforms that steer: from denoiser to denoiser."""
 
 from retrograde.guide.cfg import ClassifierFree, cfg
+from retrograde.guide.first import FirstNetwork, first_network
 from retrograde.guide.threshold import Thresholded, threshold
 from retrograde.guide.transform import Transform
 
-__all__ = ["ClassifierFree", "Thresholded", "Transform", "cfg", "threshold"]
+__all__ = ["ClassifierFree", "FirstNetwork", "Thresholded", "Transform", "cfg", "first_network", "threshold"]

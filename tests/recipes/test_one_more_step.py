@@ -1,0 +1,90 @@
+"""One more step: what an end that still holds signal costs, and the row that pays it back."""
+
+import math
+
+import pytest
+import torch
+
+import retrograde as rg
+from retrograde.errors import BadValue, PlanError, ShapeError
+
+MEAN, VARIANCE, COUNT = 3.0, 0.25, 4000
+
+
+def cut(alphas_end: float) -> rg.paths.VPDiscrete:
+    """A schedule of 100 steps that ends at alphas_cumprod = alphas_end."""
+    return rg.paths.VPDiscrete(tuple(alphas_end ** (i / 100) for i in range(1, 101)))
+
+
+def gaussian(path: rg.paths.Path) -> rg.oracles.GaussianMixture:
+    return rg.oracles.Gaussian(path, torch.tensor([MEAN]), VARIANCE)
+
+
+def corrected(path: rg.paths.Path) -> tuple[rg.guide.FirstNetwork, rg.Plan]:
+    den = rg.guide.first_network(gaussian(path), gaussian(rg.paths.Flow()))
+    return den, rg.recipes.one_more_step.plan(rg.plan("dpmpp_2m", path, nfe=60))
+
+
+def test_it_removes_the_bias_of_an_end_that_holds_signal():
+    """On N(m, v): the start x_T, exactly N(a m, a^2 v + s^2), comes as N(0, s^2) without the row and as N(a m, s^2) with it."""
+    path = cut(0.05)
+    a, s = path.a(path.t_max), path.s(path.t_max)
+    den, plan = corrected(path)
+    assert plan.nfe == 61
+    plain = rg.sample(den, plan[1:], n=COUNT, dtype=torch.float64)
+    recording = rg.record(den, plan, n=COUNT, dtype=torch.float64)
+    error = 3 * math.sqrt(VARIANCE / COUNT)
+    assert abs(plain.mean() - MEAN) > 10 * error
+    assert abs(recording.samples.mean() - MEAN) < error
+    x_T = recording.trajectory[1]
+    assert abs(x_T.mean() - a * MEAN) < 3 * s / math.sqrt(COUNT)
+    second = float(x_T.square().mean())
+    wanted = (a * MEAN) ** 2 + a * a * VARIANCE + s * s
+    assert abs(second + a * a * VARIANCE - wanted) < 4 * s * math.sqrt(4 * (a * MEAN) ** 2 + 2 * s * s) / math.sqrt(COUNT)
+
+
+def test_without_signal_at_the_end_it_changes_nothing_in_law():
+    """The bias of the plain start, a m v/(s^2 + a^2 v) of the data, falls with alphas_cumprod at the end; the row's is zero."""
+    for end in (0.05, 1e-3, 1e-6):
+        path = cut(end)
+        a, s = path.a(path.t_max), path.s(path.t_max)
+        den, plan = corrected(path)
+        plain, more = (float(rg.sample(den, p, n=COUNT, dtype=torch.float64).mean()) for p in (plan[1:], plan))
+        bias = math.sqrt(VARIANCE / (a * a * VARIANCE + s * s)) * a * MEAN
+        assert plain - MEAN == pytest.approx(-bias, abs=3 * math.sqrt(VARIANCE / COUNT) + 0.02 * bias)
+        assert more == pytest.approx(MEAN, abs=3 * math.sqrt(VARIANCE / COUNT))
+
+
+@pytest.mark.parametrize("name", ["ddim", "deis_tab2", "heun", "dpm_solver_2"])
+def test_the_row_is_the_posterior_in_every_basis(name):
+    path = cut(0.05)
+    plan = rg.recipes.one_more_step.plan(rg.plan(name, path, nfe=9))
+    den = rg.guide.first_network(gaussian(path), gaussian(rg.paths.Flow()))
+    first = rg.record(den, plan, n=5, seed=1, dtype=torch.float64).trajectory[1]
+    data_basis = rg.recipes.one_more_step.plan(rg.plan("dpmpp_2m", path, nfe=9))
+    assert torch.allclose(first, rg.record(den, data_basis, n=5, seed=1, dtype=torch.float64).trajectory[1], atol=1e-9)
+
+
+def test_the_first_network_follows_its_own_conditions():
+    """Only the condition decides what the row adds: bright or dark, with the base network left as it is."""
+    path = cut(0.05)
+    base = rg.oracles.GaussianMixture(path, torch.tensor([[-2.0], [2.0]]), 0.1)
+    told = rg.oracles.GaussianMixture(rg.paths.Flow(), torch.tensor([[-2.0], [2.0]]), 0.1, labels=[0, 1])
+    den = rg.guide.first_network(base, told)
+    plan = rg.recipes.one_more_step.plan(rg.plan("dpmpp_2m", path, nfe=30))
+    share = [float((rg.sample(den, plan, n=1000, condition=label) > 0).float().mean()) for label in (0, 1, None)]
+    assert share[0] < 0.4
+    assert share[1] > 0.6
+    assert abs(share[2] - 0.5) < 0.06
+
+
+def test_what_cannot_be_corrected_is_refused():
+    path = cut(0.05)
+    with pytest.raises(BadValue, match="pure noise"):
+        rg.recipes.one_more_step.plan(rg.plan("euler", rg.paths.Flow(), nfe=5))
+    with pytest.raises(BadValue, match="holds signal"):
+        rg.guide.first_network(gaussian(path), gaussian(path))
+    with pytest.raises(ShapeError):
+        rg.guide.first_network(gaussian(path), rg.oracles.Gaussian(rg.paths.Flow(), torch.zeros(2), 1.0))
+    with pytest.raises(PlanError, match="'first'"):
+        rg.sample(gaussian(path), corrected(path)[1])
