@@ -20,7 +20,7 @@ from retrograde.run import Memory
 HIGH, LOW = 2.0, 0.5
 COUNTS = (48, 96, 192)
 START = torch.tensor([[1.75, -0.7], [-1.05, 1.4], [0.2, 2.25]], dtype=torch.float64)
-SMOOTH_PATHS = ("edm", "flow", "subvp", "trigonometric", "ve", "vp", "vp_cosine")
+SMOOTH_PATHS = ("edm", "flow", "fractional", "subvp", "trigonometric", "ve", "vp", "vp_cosine")
 DETERMINISTIC = [name for name in rg.recipes.names() if not rg.recipes.get(name).stochastic]
 
 

@@ -26,7 +26,7 @@ def corrected(path: rg.paths.Path) -> tuple[rg.guide.FirstNetwork, rg.Plan]:
 
 
 def test_it_removes_the_bias_of_an_end_that_holds_signal():
-    """On N(m, v): the start x_T, exactly N(a m, a^2 v + s^2), comes as N(0, s^2) without the row and as N(a m, s^2) with it."""
+    """On N(m, v): the start x_T, truly N(a m, a^2 v + s^2), is N(0, s^2) without the row and N(a m, s^2) with it."""
     path = cut(0.05)
     a, s = path.a(path.t_max), path.s(path.t_max)
     den, plan = corrected(path)
@@ -44,7 +44,7 @@ def test_it_removes_the_bias_of_an_end_that_holds_signal():
 
 
 def test_without_signal_at_the_end_it_changes_nothing_in_law():
-    """The bias of the plain start, a m v/(s^2 + a^2 v) of the data, falls with alphas_cumprod at the end; the row's is zero."""
+    """The bias of the plain start falls with alphas_cumprod at the end as it should; the row has none."""
     for end in (0.05, 1e-3, 1e-6):
         path = cut(end)
         a, s = path.a(path.t_max), path.s(path.t_max)

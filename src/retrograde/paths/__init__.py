@@ -1,6 +1,7 @@
 """How data becomes noise: the forward processes."""
 
 from retrograde.paths.diffusion import EDM, VE, VP, SubVP, VPCosine, VPDiscrete, from_alphas_cumprod
+from retrograde.paths.fractional import Fractional, MarkovFractional
 from retrograde.paths.interpolant import Flow, Trigonometric
 from retrograde.paths.kinetic import kinetic_energy, kinetic_optimal
 from retrograde.paths.path import Path, from_config, get, names
@@ -12,6 +13,8 @@ __all__ = [
     "VE",
     "VP",
     "Flow",
+    "Fractional",
+    "MarkovFractional",
     "Path",
     "SubVP",
     "Tabulated",
