@@ -181,3 +181,29 @@ class Brownian:
                 self._held.popitem(last=False)
         self._held.move_to_end(key)
         return self._held[key]
+
+
+class Remembered:
+    """A source that keeps its draws, so that a run that follows finds them as tensors.
+
+    Drawing is no part of a graph that torch.compile traces: run the plan once as it is, then compile the loop with the same
+    source. It serves runs of one shape, type and device.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._kept: dict[tuple[float, float, int], Tensor] = {}
+
+    def draw(
+        self,
+        shape: Sequence[int],
+        interval: tuple[float, float],
+        occurrence: int = 0,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> Tensor:
+        """Return the draw of the source for this interval, made once."""
+        key = (interval[0], interval[1], occurrence)
+        if key not in self._kept:
+            self._kept[key] = self._source.draw(shape, interval, occurrence, dtype, device)
+        return self._kept[key]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -36,7 +36,7 @@ class Ledger:
         seconds: time spent inside the denoiser.
     """
 
-    evaluations: Counter[str] = dataclasses.field(default_factory=Counter)
+    evaluations: dict[str, int] = dataclasses.field(default_factory=dict)
     rows: int = 0
     seconds: float = 0.0
 
@@ -202,7 +202,8 @@ def run(
     past = memory or Memory((x,))
     states, outputs, noises = _histories(plan, dataclasses.replace(past, states=(x, *past.states[1:])))
     ledger, visits = Ledger(), past.visits
-    remaining, ran = plan.rows, list[Row]()
+    remaining = plan.rows
+    ran: list[Row] = []
     state: State | None = None
     prediction: Prediction | None = None
     condition = {} if condition is None else condition
@@ -258,7 +259,7 @@ def run(
                         history[place] = tensor[ancestors]
                 state = _moved(state, Memory(tuple(states), tuple(outputs), tuple(noises), visits))
         yield state
-    if state is not None and state.x_t.device.type != "cpu":
+    if state is not None and state.x_t.device.type != "cpu" and not torch.compiler.is_compiling():
         _refuse_non_finite(state.x_t, state.x_t, len(ran) - 1, state.row)
     return plan if tuple(ran) == plan.rows else dataclasses.replace(plan, rows=tuple(ran))
 
@@ -291,6 +292,11 @@ def _rewritten(row: Row, denoiser: AbstractDenoiser, kept: list[int], index: int
     return dataclasses.replace(row, network_time=denoiser.network_time(row.time))
 
 
+def _seconds() -> float:
+    """The clock; a graph that torch.compile traces has none."""
+    return 0.0 if torch.compiler.is_compiling() else time.perf_counter()
+
+
 def _ask(
     denoiser: AbstractDenoiser,
     x: Tensor,
@@ -299,7 +305,7 @@ def _ask(
     gradient: Gradient,
     ledger: Ledger,
 ) -> Prediction:
-    began = time.perf_counter()
+    began = _seconds()
     t: Any = row.time
     if gradient == "checkpoint":
         kept: list[Prediction] = []
@@ -312,15 +318,18 @@ def _ask(
         prediction = dataclasses.replace(kept[0], x_t=x, value=value, parts={})
     else:
         prediction = denoiser.predict(x, t, condition, row.knobs, row.network_time)
-    ledger.seconds += time.perf_counter() - began
+    ledger.seconds += _seconds() - began
     for label, count in prediction.evaluations.items():
-        ledger.evaluations[label] += count
+        ledger.evaluations[label] = ledger.evaluations.get(label, 0) + count
     return prediction
 
 
 def _guard(x_next: Tensor, x: Tensor, index: int, row: Row) -> None:
-    """Stop at the first state that is not finite, on the CPU; elsewhere a look would wait for the device: one at the end."""
-    if x_next.device.type == "cpu" and not torch.isfinite(x_next.detach().sum()):
+    """Stop at the first state that is not finite, on the CPU; elsewhere a look would wait for the device: one at the end.
+
+    In a graph that torch.compile traces there is no look at all: it would break the graph.
+    """
+    if not torch.compiler.is_compiling() and x_next.device.type == "cpu" and not torch.isfinite(x_next.detach().sum()):
         _refuse_non_finite(x_next, x, index, row)
 
 
