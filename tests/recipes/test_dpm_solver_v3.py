@@ -126,7 +126,7 @@ def test_the_regression_is_on_the_derivative_along_the_flow(known):
     den, found = known["edm"]
     k = 70
     t, x_0 = float(torch.exp(-found.lams[k])), den.sample(512, 1)
-    x = x_0 + t * Noise.first(512, 0).prior((2,), torch.float64)
+    x = x_0 + t * Noise.first(512, 0).draw((2,), (-33.0, -33.0), dtype=torch.float64)
 
     def f(lam: Tensor, y: Tensor) -> Tensor:
         mean = den.predict(y, torch.exp(-lam).expand(len(y))).data

@@ -17,13 +17,13 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from retrograde import grids, laws, systems
+from retrograde import laws, systems
 from retrograde.denoisers import AbstractDenoiser
 from retrograde.errors import BadValue, PlanError
 from retrograde.paths import Path
 from retrograde.plan import Coefficient, Plan, Row
 from retrograde.recipes.model_statistics import Statistics, statistics
-from retrograde.recipes.recipe import Level, end_row, level
+from retrograde.recipes.recipe import Level, end_row, level, times_below_the_end
 
 __all__ = ["Statistics", "plan", "statistics"]
 
@@ -65,18 +65,7 @@ def plan(
     """
     if order not in (1, 2, 3):
         raise BadValue(f"order={order}", "1, 2 or 3", "order=3")
-    denoiser = path if isinstance(path, AbstractDenoiser) else None
-    on = path.path if isinstance(path, AbstractDenoiser) else path
-    if isinstance(grid, str) and nfe is None:
-        raise BadValue("a named grid without nfe", "a number of network evaluations", "nfe=8")
-    times = grids.make(on, len(grid) if nfe is None else nfe, grid, **options)
-    if isinstance(grid, str) and on.a(times[0]) == 0.0:
-        times = (on.time_of_sigma(grids.levels(on)[1]), *times[1:])
-    if denoiser is not None:
-        times = tuple(dict.fromkeys(denoiser.snap(t) for t in times))
-    if any(x <= y for x, y in zip(times, times[1:], strict=False)) or (nfe is not None and len(times) != nfe):
-        given = f"a grid of {len(times)} different times"
-        raise BadValue(given, f"{nfe} falling times the network was trained at", "fewer evaluations, or another grid")
+    on, times = times_below_the_end(path, nfe, grid, **options)
     writer = _Writer(statistics, [level(on, t) for t in times], order, corrector, pseudo_predictor, pseudo_corrector)
     rows = writer.rows(lower_order_final, corrected)
     flags = {"corrector": corrector, "pseudo_predictor": pseudo_predictor, "pseudo_corrector": pseudo_corrector}

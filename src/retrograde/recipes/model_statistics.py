@@ -33,6 +33,7 @@ _RUNNING = torch.linalg.solve(_UNIT[:, None] ** _POWERS, torch.eye(6, dtype=torc
 _RUNNING = (_UNIT[:, None] ** (_POWERS + 1.0) / (_POWERS + 1.0)) @ _RUNNING
 _CELL = 0.25
 """Longest cell of the quadrature in log-SNR; with six Gauss points its error is that of rounding."""
+_STREAM = (-33.0, -33.0)  # of its own: data sampled with the same seed must not be correlated with these draws
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -234,7 +235,7 @@ class _Model:
     def _state(self, t: float, part: slice) -> Tensor:
         path, items = self.denoiser.path, self.data[part]
         # the same draw at every level: what chance adds to the tables is smooth in lam
-        eps = Noise(self.noise.seed, self.noise.items[part]).prior(items.shape[1:], items.dtype, items.device)
+        eps = Noise(self.noise.seed, self.noise.items[part]).draw(items.shape[1:], _STREAM, 0, items.dtype, items.device)
         return path.a(t) * items + path.s(t) * eps
 
     def _mean(self, x: Tensor, t: float, part: slice) -> Tensor:

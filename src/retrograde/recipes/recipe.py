@@ -270,3 +270,27 @@ def plan(
                 "grid='uniform', or fewer evaluations",
             )
     return chosen.compile(path, times, stages, **own)
+
+
+def times_below_the_end(
+    path: Path | AbstractDenoiser, nfe: int | None, grid: str | Sequence[float], **options: Any
+) -> tuple[Path, tuple[float, ...]]:
+    """Return the path and `nfe` falling times for a method that divides by log-SNR and asks once at each of them.
+
+    A named grid starts just below a noise end without signal; a denoiser's times are snapped to those of its network.
+
+    Raises:
+        BadValue: a named grid without nfe, or times that do not fall.
+    """
+    on = path.path if isinstance(path, AbstractDenoiser) else path
+    if isinstance(grid, str) and nfe is None:
+        raise BadValue("a named grid without nfe", "a number of network evaluations", "nfe=10")
+    times = grids.make(on, len(grid) if nfe is None else nfe, grid, **options)
+    if isinstance(grid, str) and on.a(times[0]) == 0.0:
+        times = (on.time_of_sigma(grids.levels(on)[1]), *times[1:])
+    if isinstance(path, AbstractDenoiser):
+        times = tuple(dict.fromkeys(path.snap(t) for t in times))
+    if any(x <= y for x, y in zip(times, times[1:], strict=False)) or (nfe is not None and len(times) != nfe):
+        given = f"a grid of {len(times)} different times"
+        raise BadValue(given, f"{nfe} falling times the network was trained at", "fewer evaluations, or another grid")
+    return on, times

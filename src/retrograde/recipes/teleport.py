@@ -22,6 +22,8 @@ from retrograde.noise import Noise
 from retrograde.paths import Path
 from retrograde.plan import Plan, Row
 
+_STREAM = (-148.0, -148.0)  # of its own: data sampled with the same seed must not be correlated with these draws
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Moments:
@@ -117,7 +119,8 @@ def explained(
     t = denoiser.snap(path.time_of_sigma(sigma))
     gaussian, told = moments.denoiser(path), denoiser.network_time(t)
     prepared = prepare_condition(denoiser, condition, len(data), data.device)
-    x = path.a(t) * data + path.s(t) * Noise.first(len(data), seed).prior(data.shape[1:], data.dtype, data.device)
+    eps = Noise.first(len(data), seed).draw(data.shape[1:], _STREAM, 0, data.dtype, data.device)
+    x = path.a(t) * data + path.s(t) * eps
     missed = total = 0.0
     with torch.no_grad():
         for low in range(0, len(x), batch_size):
