@@ -46,6 +46,8 @@ def check(plan: Plan) -> None:
                     f"asks at time {row.time:.6g} while the state is at {clock:.6g}",
                     f"time={clock!r}",
                 )
+        if row.noises and "sde" not in plan.path.identities:
+            _broken(plan, k, "noise", f"draws Gaussian noise, which path {plan.path.name!r} does not have", "take it out")
         draws += bool(row.noises)
         for name, used, had in (
             ("states", row.states, states),

@@ -62,9 +62,21 @@ class Noise:
         """Return the noise of items 0..n-1."""
         return cls(seed, range(n))
 
-    def prior(self, shape: Sequence[int], dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Tensor:
-        """Return the noise of the initial state, [items, *shape]."""
-        return self.draw(shape, _PRIOR, 0, dtype, device)
+    def prior(
+        self,
+        shape: Sequence[int],
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        degrees: float = math.inf,
+    ) -> Tensor:
+        """Return the noise of the initial state, [items, *shape]: Gaussian, or Student's with `degrees` of freedom."""
+        eps = self.draw(shape, _PRIOR, 0, torch.float64)
+        if math.isfinite(degrees):
+            counter = np.array([0, 0, 0, 1], dtype=np.uint64)
+            for row, item in zip(eps, self.items, strict=True):
+                key = np.array([self.seed, item], dtype=np.uint64)
+                row *= _stretch(np.random.Generator(np.random.Philox(key=key, counter=counter)), degrees)
+        return eps.to(device=device, dtype=dtype, non_blocking=True)
 
     def draw(
         self,
@@ -88,6 +100,23 @@ class Noise:
             philox = np.random.Philox(key=np.array([self.seed, item], dtype=np.uint64), counter=counter)
             row[...] = np.random.Generator(philox).standard_normal(tuple(shape))
         return torch.from_numpy(values).to(device=device, dtype=dtype, non_blocking=True)
+
+
+def heavy_tailed(eps: Tensor, degrees: float, generator: torch.Generator) -> Tensor:
+    """Return Gaussian noise eps [n, *shape] stretched to Student's law: each item by one factor sqrt(degrees/chi^2).
+
+    The items then lie at radius R with R^2/(R^2 + degrees) of the law Beta(d/2, degrees/2), in directions that are uniform
+    (Xu et al., PFGM++, 2023, arXiv 2302.04265). Infinite degrees change nothing.
+    """
+    if math.isinf(degrees):
+        return eps
+    rng = np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
+    factors = torch.tensor([_stretch(rng, degrees) for _ in range(len(eps))], dtype=eps.dtype, device=eps.device)
+    return eps * factors.reshape(-1, *(1,) * (eps.ndim - 1))
+
+
+def _stretch(rng: np.random.Generator, degrees: float) -> float:
+    return math.sqrt(degrees / rng.chisquare(degrees))
 
 
 _LOWEST = -16

@@ -119,7 +119,7 @@ def _initial(
     if signal is not None:
         dtype, device = signal.dtype if signal.is_floating_point() else dtype, signal.device
     a, s = plan.path.a(_start(plan)), plan.path.s(_start(plan))
-    start = noise.prior(denoiser.shape, dtype, device).mul_(s)
+    start = noise.prior(denoiser.shape, dtype, device, plan.path.degrees).mul_(s)
     return start if signal is None else start.add_(signal.to(dtype), alpha=a)
 
 

@@ -7,10 +7,12 @@ import retrograde as rg
 from retrograde.denoisers import KINDS, on_path
 from retrograde.errors import BadValue
 
+# oracles are exact for Gaussian noise; a path with another law of noise is judged by its own tests
+GAUSSIAN = [name for name in rg.paths.names() if "score" in rg.paths.get(name).identities]
 X = torch.tensor([[0.5, -1.0], [2.0, 0.3]], dtype=torch.float64)
 
 
-@pytest.mark.parametrize("path_name", rg.paths.names())
+@pytest.mark.parametrize("path_name", GAUSSIAN)
 def test_predictions_agree_at_equal_signal_to_noise(path_name, path_called, mixture):
     path = path_called(path_name)
     moved, own = on_path(mixture(rg.paths.EDM(1e-4, 1e4), "noise"), path), mixture(path)

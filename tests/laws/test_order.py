@@ -107,7 +107,9 @@ def test_a_recipe_converges_with_its_declared_order(name, path_name, path_called
 
 
 def test_every_path_is_judged_or_known_to_have_kinks():
-    assert set(SMOOTH_PATHS) == set(rg.paths.names()) - {"tabulated", "vp_discrete"}
+    # a path with another law of noise has the coefficients of one that is listed
+    gaussian = {name for name in rg.paths.names() if "score" in rg.paths.get(name).identities}
+    assert set(SMOOTH_PATHS) == gaussian - {"tabulated", "vp_discrete"}
 
 
 @pytest.mark.parametrize("name", ["dpmpp_2m", "dpmpp_2s", "dpm_solver_3", "unipc_2"])

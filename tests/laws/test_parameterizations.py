@@ -7,6 +7,8 @@ import retrograde as rg
 from retrograde.denoisers import KINDS, on_path
 from retrograde.errors import BadValue
 
+# oracles are exact for Gaussian noise; a path with another law of noise is judged by its own tests
+GAUSSIAN = [name for name in rg.paths.names() if "score" in rg.paths.get(name).identities]
 NOISY_END_WITHOUT_SIGNAL = ("flow", "tabulated", "trigonometric")
 
 
@@ -26,7 +28,7 @@ def test_the_parameterization_does_not_change_the_samples(name, path_name, path_
         assert torch.allclose(samples, reference, rtol=0, atol=1e-6), kind
 
 
-@pytest.mark.parametrize("path_name", rg.paths.names())
+@pytest.mark.parametrize("path_name", GAUSSIAN)
 @pytest.mark.parametrize("name", rg.recipes.names())
 def test_a_denoiser_of_another_path_gives_the_same_samples(name, path_name, path_called, mixture):
     path = path_called(path_name)

@@ -74,5 +74,15 @@ class OnPath(AbstractDenoiser):
 
 
 def on_path(denoiser: AbstractDenoiser, path: Path) -> AbstractDenoiser:
-    """Return the denoiser as one of another path, at equal signal-to-noise ratio; itself where the paths agree."""
+    """Return the denoiser as one of another path, at equal signal-to-noise ratio; itself where the paths agree.
+
+    Raises:
+        BadValue: the noise of the two paths has different laws, and with it the mean of the data.
+    """
+    if denoiser.path.degrees != path.degrees:
+        raise BadValue(
+            f"a denoiser of path {denoiser.path.name!r} on path {path.name!r}, whose noise has another law",
+            f"a path with {denoiser.path.degrees:g} degrees of freedom of the noise",
+            "make the plan for the denoiser's own path",
+        )
     return denoiser if denoiser.path == path else OnPath(denoiser, path)

@@ -15,9 +15,12 @@ import torch
 from torch import Tensor
 
 from retrograde.denoisers.denoiser import NOTHING, AbstractDenoiser
+from retrograde.denoisers.poisson import PoissonData
 from retrograde.denoisers.prediction import KINDS, Prediction
 from retrograde.errors import BadValue, ShapeError, UnknownName
 from retrograde.paths import Path
+
+__all__ = ["FiniteData", "Gaussian", "GaussianMixture", "PoissonData"]
 
 _LEAST = 1e-30
 
@@ -64,6 +67,12 @@ class GaussianMixture(AbstractDenoiser):
     def __post_init__(self) -> None:
         if self.predicts not in KINDS:
             raise UnknownName("prediction", self.predicts, KINDS)
+        if math.isfinite(self.path.degrees):
+            raise BadValue(
+                f"an oracle of Gaussian noise on path {self.path.name!r}, whose noise is not",
+                "a path with Gaussian noise",
+                "oracles.PoissonData(path, points), or the path with degrees=inf",
+            )
         means = torch.as_tensor(self.means).double()
         if means.ndim < 2:
             raise ShapeError(f"means of shape {list(means.shape)}", "[K, *shape]", "add the axis of components: means[None]")

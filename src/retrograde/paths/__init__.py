@@ -1,6 +1,6 @@
 """How data becomes noise: the forward processes."""
 
-from retrograde.paths.diffusion import EDM, VE, VP, SubVP, VPCosine, VPDiscrete, from_alphas_cumprod
+from retrograde.paths.diffusion import EDM, VE, VP, PFGMpp, SubVP, VPCosine, VPDiscrete, from_alphas_cumprod
 from retrograde.paths.fractional import Fractional, MarkovFractional
 from retrograde.paths.interpolant import Flow, Trigonometric
 from retrograde.paths.kinetic import kinetic_energy, kinetic_optimal
@@ -15,6 +15,7 @@ __all__ = [
     "Flow",
     "Fractional",
     "MarkovFractional",
+    "PFGMpp",
     "Path",
     "SubVP",
     "Tabulated",

@@ -10,6 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from retrograde import systems
 from retrograde.errors import BadValue
 from retrograde.paths.path import Time, Unanchored, library
 
@@ -172,18 +173,11 @@ class VE(Unanchored):
         return library(sigma).log(sigma / self.sigma_min) / self._rate
 
 
-@dataclasses.dataclass(frozen=True)
-class EDM(Unanchored):
-    """Variance-exploding path whose time is the noise level: a = 1, s = t.
+class NoiseLevel(Unanchored):
+    """A path whose time is the noise level: a = 1, s = t, between its own sigma_min and sigma_max."""
 
-    Reference: Karras et al., Elucidating the Design Space of Diffusion-Based Generative Models, 2022, arXiv 2206.00364.
-    """
-
-    name: ClassVar[str] = "edm"
-    sigma_min: float = 0.002
-    sigma_max: float = 80.0
-    t_min: float = dataclasses.field(init=False, repr=False, compare=False)
-    t_max: float = dataclasses.field(init=False, repr=False, compare=False)
+    sigma_min: float
+    sigma_max: float
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "t_min", self.sigma_min)
@@ -203,6 +197,55 @@ class EDM(Unanchored):
 
     def time_of_positive_sigma(self, sigma: Time) -> Time:
         return 1.0 * sigma
+
+
+@dataclasses.dataclass(frozen=True)
+class EDM(NoiseLevel):
+    """Variance-exploding path whose time is the noise level: a = 1, s = t.
+
+    Reference: Karras et al., Elucidating the Design Space of Diffusion-Based Generative Models, 2022, arXiv 2206.00364.
+    """
+
+    name: ClassVar[str] = "edm"
+    sigma_min: float = 0.002
+    sigma_max: float = 80.0
+    t_min: float = dataclasses.field(init=False, repr=False, compare=False)
+    t_max: float = dataclasses.field(init=False, repr=False, compare=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class PFGMpp(NoiseLevel):
+    """The path of PFGM++: EDM's, with noise that is projected from `degrees` = D extra dimensions of the data.
+
+    The data's field in N + D dimensions depends on the extra ones through their norm r = sigma sqrt(D) alone, and p(x_t |
+    x_0) is proportional to (|x_t - x_0|^2 + r^2)^(-(N + D)/2): Student's law, eps = z sqrt(D/chi^2_D). D = 1 is the Poisson
+    flow, infinite D the diffusion path. The flow is dx/dsigma = (x - E[x_0|x])/sigma as on EDM, so every deterministic
+    recipe and grid serves as it is; but the score is not -noise/sigma, and no SDE with Gaussian noise has these marginals:
+    a plan that draws noise is refused.
+
+    Reference: Xu et al., PFGM++: Unlocking the Potential of Physics-Inspired Generative Models, 2023, arXiv 2302.04265.
+    """
+
+    name: ClassVar[str] = "pfgmpp"
+    identities: ClassVar[frozenset[str]] = frozenset({"likelihood"})
+    degrees: float = 128.0
+    sigma_min: float = 0.002
+    sigma_max: float = 80.0
+    t_min: float = dataclasses.field(init=False, repr=False, compare=False)
+    t_max: float = dataclasses.field(init=False, repr=False, compare=False)
+
+
+systems.register(
+    systems.System(
+        title="PFGM++: Unlocking the Potential of Physics-Inspired Generative Models",
+        authors=("Yilun Xu", "Ziming Liu", "Yonglong Tian", "Shangyuan Tong", "Max Tegmark", "Tommi Jaakkola"),
+        year=2023,
+        arxiv="2302.04265",
+        home="paths",
+        call="rg.sample(denoiser, rg.plan('heun', rg.paths.PFGMpp(degrees=128.0), nfe=35), n=4)",
+        test="tests/paths/test_pfgmpp.py::test_the_flow_from_the_prior_reaches_the_data",
+    )
+)
 
 
 READABLE_SIGMA = 160.0

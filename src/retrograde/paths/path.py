@@ -48,6 +48,8 @@ class Path(ABC):
     name: ClassVar[str]
     identities: ClassVar[frozenset[str]] = frozenset({"score", "likelihood", "sde"})
     """What holds on this path: the score is -noise/s, densities follow the flow, the reversal is an SDE."""
+    degrees: float = math.inf
+    """Degrees of freedom of the noise: eps = z sqrt(degrees/chi^2), Student's law; infinite for Gaussian noise."""
 
     t_min: float
     t_max: float

@@ -12,6 +12,7 @@ from torch import nn
 
 from retrograde.denoisers import Denoiser
 from retrograde.errors import BadType, BadValue
+from retrograde.noise import heavy_tailed
 from retrograde.train.average import PowerAverage
 from retrograde.train.checkpoint import Checkpoint, checkpoint_file, read_checkpoint, write_checkpoint
 from retrograde.train.config import TrainConfig
@@ -116,6 +117,7 @@ def _step(
     if denoiser.discrete is not None:
         t = torch.tensor([denoiser.snap(one) for one in t.tolist()], dtype=t.dtype)
     eps = torch.randn(x_0.shape, generator=generator, dtype=x_0.dtype)
+    eps = heavy_tailed(eps, denoiser.path.degrees, generator)
     conditions = {}
     if labels is not None:
         conditions["label"] = drop(labels[chosen], config.classes, config.label_dropout, generator)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from retrograde.denoisers import AbstractDenoiser
+from retrograde.noise import heavy_tailed
 
 SIGMAS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 20.0)
 
@@ -25,7 +26,9 @@ def held_out_loss(
     Shapes: images [n, *shape], labels int64 [n] (None: the null condition).
     """
     conditions = {} if labels is None or "label" not in denoiser.conditions else {"label": labels}
-    eps = torch.randn(images.shape, generator=torch.Generator().manual_seed(seed), dtype=images.dtype)
+    generator = torch.Generator().manual_seed(seed)
+    eps = torch.randn(images.shape, generator=generator, dtype=images.dtype)
+    eps = heavy_tailed(eps, denoiser.path.degrees, generator)
     found = {}
     for sigma in sigmas:
         t = denoiser.path.time_of_sigma(float(sigma))
