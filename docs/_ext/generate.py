@@ -133,6 +133,31 @@ def tuned_page() -> str:
     return text + table(head, rows) + "\nMade by `python benchmarks/tuned_plans.py`, one thread.\n"
 
 
+def overhead_page() -> str:
+    """The stored run of benchmarks/loop_overhead.py as a table."""
+    kept = stored("loop_overhead.json")
+    noise = kept["noise"]
+    text = (
+        "# What the loop costs\n\nMicroseconds per network evaluation, without the network's, beside the scheduler of "
+        f"diffusers {kept['versions']['diffusers']} that samples the same way: the best of the repeats, in one process, by "
+        f"turns, one thread, a state of {'x'.join(map(str, kept['shape']))} in float32, a network that predicts the noise. "
+        "Allocations are tensors of the state's size.\n\n"
+    )
+    head = ("recipe", "here", "there", "ratio", "allocations here", "there", "scheduler")
+    rows = []
+    for row in kept["rows"]:
+        ours, theirs = row["ours_best"], row["diffusers_best"]
+        counts = (f"{row['ours_allocations']:.2f}", f"{row['diffusers_allocations']:.2f}")
+        rows.append((f"`{row['recipe']}`", f"{ours:.0f}", f"{theirs:.0f}", f"{ours / theirs:.2f}", *counts, row["peer"]))
+    text += table(head, rows) + (
+        "\nA recipe that steps with the data mean first reads it off the noise prediction, which costs one more state and "
+        "as much as a step of order one; with a network that predicts the data that falls away. Noise is free in these "
+        f"figures. Drawn by key, so that an item is the same in any batch, it costs {noise['keyed']:.0f} microseconds for "
+        f"this state, by torch's global generator {noise['global']:.0f}.\n\nMade by `{kept['command']}`.\n"
+    )
+    return text
+
+
 def help_of(*command: str) -> str:
     """What `retrograde COMMAND --help` prints, as plain text."""
     code = "import sys; from retrograde.cli import main; sys.argv[0] = 'retrograde'; main()"
@@ -155,6 +180,7 @@ def command_page() -> str:
 
 PAGES: dict[str, Callable[[], str]] = {
     "command": command_page,
+    "overhead": overhead_page,
     "paths": paths_page,
     "recipes": recipes_page,
     "systems": systems_page,

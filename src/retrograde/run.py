@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import time
 from collections import deque
 from collections.abc import Generator, Iterable, Mapping, Sequence
@@ -329,7 +330,7 @@ def _guard(x_next: Tensor, x: Tensor, index: int, row: Row) -> None:
 
     In a graph that torch.compile traces there is no look at all: it would break the graph.
     """
-    if not torch.compiler.is_compiling() and x_next.device.type == "cpu" and not torch.isfinite(x_next.detach().sum()):
+    if not torch.compiler.is_compiling() and x_next.device.type == "cpu" and not math.isfinite(x_next.detach().sum().item()):
         _refuse_non_finite(x_next, x, index, row)
 
 
