@@ -3,11 +3,13 @@
 from retrograde.denoisers.convert import OnPath, on_path
 from retrograde.denoisers.denoiser import AbstractDenoiser, Denoiser, predict_branches, prepare_condition
 from retrograde.denoisers.error import mmse
+from retrograde.denoisers.own_times import AtOwnTimes
 from retrograde.denoisers.prediction import KINDS, Prediction
 
 __all__ = [
     "KINDS",
     "AbstractDenoiser",
+    "AtOwnTimes",
     "Denoiser",
     "OnPath",
     "Prediction",
