@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         denoisers,
         grids,
         guide,
+        interop,
         nets,
         paths,
         quality,
@@ -66,6 +67,7 @@ __all__ = [
     "train",
     "nets",
     "data",
+    "interop",
     "__version__",
 ]
 

@@ -7,7 +7,9 @@ are known from Crowson's k-diffusion; on flow paths euler_ancestral and dpmpp_2s
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from typing import cast
 
 from retrograde.errors import BadValue
 from retrograde.paths import Path
@@ -121,4 +123,32 @@ def dpmpp_2s_ancestral(
             Row(here.t, middle.t, (keep,), (middle.a - here.a * keep,)),
             Row(middle.t, there.t, (0.0, *step.states), (*step.outputs, 0.0), step.noises, renoise=bool(step.noises)),
         ]
+    return rows
+
+
+@recipe(
+    "res_2m_ancestral",
+    order=2,
+    stochastic=True,
+    approximate=True,
+    summary="refined exponential solver of two predictions to a lower level, then noise up to the next",
+)
+def res_2m_ancestral(path: Path, times: tuple[float, ...], eta: float = 1.0, s_noise: float = 1.0) -> list[Row]:
+    """y' = (sigma_down/sigma) y + (1 - sigma_down/sigma) D + k phi_2(-k) (k/k_-1)(D - D_-1) + s_noise sigma_up eps.
+
+    k = log(sigma/sigma_down) of this step and of the last: the step's length without its noise. Weak order 2, one
+    evaluation per step; "res_multistep_ancestral" of ComfyUI.
+    """
+    levels = [level(path, t) for t in times]
+    rows: list[Row] = []
+    last = 0.0
+    for here, there in zip(levels, levels[1:], strict=False):
+        low = down(path, here, there, eta)
+        step = _euler(here, there, low, s_noise)
+        k = math.log(here.sigma / low) if here.a > 0.0 and low > 0.0 else 0.0
+        if last and k:
+            slope = there.a * (1.0 + math.expm1(-k) / k) * k / last
+            step = dataclasses.replace(step, outputs=(cast(float, step.outputs[0]) + slope, -slope))
+        rows.append(step)
+        last = k
     return rows

@@ -1,7 +1,7 @@
 """DEIS: exponential integrators of the noise prediction, for y = x/a over sigma, where dy = E[eps|x] dsigma.
 
 tAB extrapolates past predictions by a polynomial in path time, rhoAB by one in sigma itself (Adams-Bashforth with the
-weights of the actual steps), rhoRK takes the steps of a Runge-Kutta method in sigma.
+weights of the actual steps), logrho by one in log sigma; rhoRK takes the steps of a Runge-Kutta method in sigma.
 
 rhoAB of degrees 1, 2, 3 is what the field calls variable-step iPNDM ("ipndm_v") of orders 2, 3, 4. The formulas of its
 public code slip: order 3 falls to 2 on an uneven grid; order 4 weighs the third difference 11/24 instead of 3/8 on an even
@@ -29,15 +29,17 @@ _PAPER = {
 }
 
 
-def lagrange_integrals(path: Path, here: Level, there: Level, knots: list[float]) -> tuple[float, ...]:
-    """Return the integrals of the Lagrange polynomials of `knots` (path times) over dsigma, from here to there.
+def lagrange_integrals(path: Path, here: Level, there: Level, knots: list[float], clock: str = "time") -> tuple[float, ...]:
+    """Return the integrals of the Lagrange polynomials of `knots` over dsigma, from here to there.
+
+    The knots are path times, and log sigmas where the clock is "log_sigma".
 
     Gauss-Legendre in log sigma, where the integrand is smooth on every path.
     """
     low, high = math.log(here.sigma), math.log(there.sigma)
     logs = 0.5 * (high + low) + 0.5 * (high - low) * _NODES
     weights = 0.5 * (high - low) * _WEIGHTS * np.exp(logs)
-    t = np.array([path.time_of_sigma(float(np.exp(x))) for x in logs])
+    t = logs if clock == "log_sigma" else np.array([path.time_of_sigma(float(np.exp(x))) for x in logs])
     integrals = []
     for j, knot in enumerate(knots):
         others = [k for i, k in enumerate(knots) if i != j]
@@ -61,13 +63,16 @@ def sigma_integrals(here: Level, there: Level, knots: list[float]) -> tuple[floa
     return tuple(integrals)
 
 
-def _write(path: Path, times: tuple[float, ...], degree: int, clock: str) -> list[Row]:
+def polynomial_rows(path: Path, times: tuple[float, ...], degree: int, clock: str) -> list[Row]:
+    """Return the steps with a polynomial of this degree through the last predictions, in "time", "sigma" or "log_sigma"."""
     levels = [level(path, t) for t in times]
     rows = []
     for i, (here, there) in enumerate(zip(levels, levels[1:], strict=False)):
         past = levels[i - min(degree, i) : i + 1][::-1]
         if clock == "time":
             integrals = lagrange_integrals(path, here, there, [knot.t for knot in past])
+        elif clock == "log_sigma":
+            integrals = lagrange_integrals(path, here, there, [math.log(knot.sigma) for knot in past], clock)
         else:
             integrals = sigma_integrals(here, there, [knot.sigma for knot in past])
         outputs = tuple(there.a * c for c in integrals)
@@ -85,7 +90,7 @@ def _register(degree: int) -> None:
         paper=_PAPER if degree == 3 else None,
     )
     def deis(path: Path, times: tuple[float, ...]) -> list[Row]:
-        return _write(path, times, degree, "time")
+        return polynomial_rows(path, times, degree, "time")
 
     @recipe(
         f"deis_rhoab{degree}",
@@ -98,7 +103,17 @@ def _register(degree: int) -> None:
         else None,
     )
     def rhoab(path: Path, times: tuple[float, ...]) -> list[Row]:
-        return _write(path, times, degree, "sigma")
+        return polynomial_rows(path, times, degree, "sigma")
+
+    @recipe(
+        f"deis_logrho{degree}",
+        order=degree + 1,
+        basis=noise_basis,
+        clock="smooth",
+        summary=f"DEIS with a polynomial of degree {degree} in log sigma, as diffusers has it",
+    )
+    def logrho(path: Path, times: tuple[float, ...]) -> list[Row]:
+        return polynomial_rows(path, times, degree, "log_sigma")
 
 
 for _degree in (1, 2, 3):
@@ -122,7 +137,7 @@ def lms(path: Path, times: tuple[float, ...], order: int = 4) -> list[Row]:
     """
     if order not in (1, 2, 3, 4):
         raise BadValue(f"order={order}", "an order of 1, 2, 3 or 4", "order=4")
-    return _write(path, times, order - 1, "sigma")
+    return polynomial_rows(path, times, order - 1, "sigma")
 
 
 Stages = tuple[tuple[float, tuple[float, ...]], ...]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-from retrograde.errors import BadValue
+from retrograde.errors import BadValue, UnknownName
 from retrograde.paths import Path
 from retrograde.plan import Row
 from retrograde.recipes.recipe import Level, level, level_between, recipe
@@ -42,10 +42,10 @@ def _clock(path: Path, at: Level) -> float:
     return at.t if path.a(path.t_max) == 0.0 else at.sigma
 
 
-def _check(eta: float, r: float = 0.5) -> None:
+def _check(eta: float, r: float = 0.5, whole: bool = False) -> None:
     if not 0.0 <= eta <= 1.0:
         raise BadValue(f"eta={eta}", "0 <= eta <= 1: from deterministic to the reverse SDE", "eta=1.0")
-    if not 0.0 < r < 1.0:
+    if not 0.0 < r < 1.0 and not (whole and r == 1.0):
         raise BadValue(f"r={r}", "0 < r < 1: where in the step the second stage looks", "r=0.5")
 
 
@@ -104,14 +104,27 @@ def dpmpp_sde(
     paper=_SEEDS,
 )
 def seeds_2(
-    path: Path, times: tuple[float, ...], stages: tuple[int, ...] = (), eta: float = 1.0, r: float = 0.5
+    path: Path,
+    times: tuple[float, ...],
+    stages: tuple[int, ...] = (),
+    eta: float = 1.0,
+    r: float = 0.5,
+    weights: str = "phi_1",
 ) -> list[Row]:
     """As dpmpp_sde, with the decay e^(-eta h) and the noise of both stages as the linear SDE gives them: weak order 2.
 
     x_m = (s_m/s) e^(-eta r h) x + gain_m D + s_m sqrt(1 - e^(-2 eta r h)) eps_1, and the noise of the step is s' (sqrt(1 -
-    e^(-2 eta (1-r) h)) eps_2 + e^(-eta (1-r) h) sqrt(1 - e^(-2 eta r h)) eps_1); arXiv 2305.14267.
+    e^(-2 eta (1-r) h)) eps_2 + e^(-eta (1-r) h) sqrt(1 - e^(-2 eta r h)) eps_1); arXiv 2305.14267. The second prediction
+    weighs gain/(2 r) ("phi_1"), or a' phi_2/r with the exact integral of the slope ("phi_2"). r = 1 with "phi_2" is the
+    stochastic exponential Heun method ("exp_heun_2_x0_sde" of ComfyUI).
+
+    Raises:
+        UnknownName: weights other than "phi_1" and "phi_2".
+        BadValue: eta outside [0, 1], or r outside (0, 1].
     """
-    _check(eta, r)
+    _check(eta, r, whole=True)
+    if weights not in ("phi_1", "phi_2"):
+        raise UnknownName("weights", weights, ("phi_1", "phi_2"))
     levels = [level(path, t) for t in times]
     rows: list[Row] = []
     for here, there, count in zip(levels, levels[1:], stages, strict=False):
@@ -121,14 +134,17 @@ def seeds_2(
         if count == 1:
             rows.append(Row(here.t, there.t, (keep,), (gain,), (there.s * math.sqrt(1.0 - decay**2),) if eta else ()))
             continue
-        middle = _middle(path, here, there, r)
+        middle = there if r == 1.0 else _middle(path, here, there, r)
         before, after = _ratio(here, middle) ** eta, _ratio(middle, there) ** eta
         first, seen = before * middle.s / here.s, math.sqrt(1.0 - before**2)
         noises = (there.s * math.sqrt(1.0 - after**2), there.s * after * seen)
-        weights = (gain / (2.0 * r), gain * (1.0 - 1.0 / (2.0 * r)))
+        second = gain / (2.0 * r)
+        if weights == "phi_2" and here.a > 0.0:
+            k = (1.0 + eta) * (there.lam - here.lam)
+            second = there.a * (1.0 + math.expm1(-k) / k) / r
         rows += [
             Row(here.t, middle.t, (first,), (middle.a - here.a * first,), (middle.s * seen,) if eta else ()),
-            Row(middle.t, there.t, (0.0, keep), weights, noises if eta else ()),
+            Row(middle.t, there.t, (0.0, keep), (second, gain - second), noises if eta else ()),
         ]
     return rows
 

@@ -30,20 +30,25 @@ _PAPER = {
 }
 
 
-def _integral(here: Level, there: Level, phi: Callable[[np.ndarray], np.ndarray], power: int) -> float:
-    """phi(sigma') int (u - sigma)^power / phi(u) du from sigma' to sigma, by Gauss-Legendre in log u."""
+def _integral(here: Level, there: Level, phi: Callable[[np.ndarray], np.ndarray], power: int, points: int) -> float:
+    """phi(sigma') int (u - sigma)^power / phi(u) du from sigma' to sigma, by Gauss-Legendre in log u or a sum of points."""
+    if points:
+        h = (here.sigma - there.sigma) / points
+        u = there.sigma + h * np.arange(points)
+        return float(h * np.sum((u - here.sigma) ** power * phi(np.array(there.sigma)) / phi(u)))
     low, high = math.log(there.sigma), math.log(here.sigma)
     u = np.exp(0.5 * (high + low) + 0.5 * (high - low) * _NODES)
     end = phi(np.array(there.sigma))
     return float(0.5 * (high - low) * _WEIGHTS @ (u * (u - here.sigma) ** power * (end / phi(u))))
 
 
-def _write(path: Path, times: tuple[float, ...], order: int, scale: str) -> list[Row]:
+def _write(path: Path, times: tuple[float, ...], order: int, scale: str, points: int) -> list[Row]:
     """With y = x/a, r = phi(sigma')/phi(sigma): y' = r y + (1 - r) D + c_1 D' + c_2 D'' + sqrt(sigma'^2 - r^2 sigma^2) eps.
 
     c_1 = (sigma' - sigma) + phi(sigma') int du/phi(u) over the step, c_2 = (sigma' - sigma)^2/2 + phi(sigma') int
-    (u - sigma) du/phi(u); derivatives in sigma by divided differences. One evaluation per step; arXiv 2309.06169. The
-    noise caps the weak order at 2, also of the third solver.
+    (u - sigma) du/phi(u), exact or (points > 0) by that many rectangles, as ComfyUI takes them; derivatives in sigma by
+    divided differences. One evaluation per step; arXiv 2309.06169. The noise caps the weak order at 2, also of the third
+    solver.
     """
     if scale not in SCALES:
         raise UnknownName("noise scale", scale, SCALES)
@@ -57,10 +62,10 @@ def _write(path: Path, times: tuple[float, ...], order: int, scale: str) -> list
         outputs = [1.0 - ratio, 0.0, 0.0]
         if past and here.a > 0.0:
             step, d_0 = there.sigma - here.sigma, here.sigma - past[0].sigma
-            first, second = step + _integral(here, there, phi, 0), 0.0
+            first, second = step + _integral(here, there, phi, 0, points), 0.0
             # D' is one difference, D'' that of two of them over half the way between the outer knots
             if len(past) == 2:
-                second = (0.5 * step**2 + _integral(here, there, phi, 1)) / (0.5 * (here.sigma - past[1].sigma))
+                second = (0.5 * step**2 + _integral(here, there, phi, 1, points)) / (0.5 * (here.sigma - past[1].sigma))
                 d_1 = past[0].sigma - past[1].sigma
                 outputs[1] -= second / d_1
                 outputs[2] += second / d_1
@@ -83,8 +88,8 @@ def _register(order: int) -> None:
         summary=f"ER-SDE-Solver-{order}: extended reverse-time SDE",
         paper=_PAPER if order == 3 else None,
     )
-    def er_sde(path: Path, times: tuple[float, ...], scale: str = "exponential") -> list[Row]:
-        return _write(path, times, order, scale)
+    def er_sde(path: Path, times: tuple[float, ...], scale: str = "exponential", points: int = 0) -> list[Row]:
+        return _write(path, times, order, scale, points)
 
 
 for _order in (1, 2, 3):

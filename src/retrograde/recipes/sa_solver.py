@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import zip_longest
 
 import numpy as np
@@ -15,22 +16,27 @@ from retrograde.recipes.recipe import Level, level, recipe
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(24)
 
 
-def _decay(here: Level, there: Level, tau: float) -> float:
+def decay_of(here: Level, there: Level, tau: float) -> float:
     return (there.sigma / here.sigma) ** (tau * tau)
 
 
-def _adams(here: Level, there: Level, knots: list[Level], tau: float) -> list[float]:
+def adams_weights(here: Level, there: Level, knots: list[Level], tau: float, simple: bool = False) -> list[float]:
     """Return the coefficients of the predictions at the knots in the step from here to there.
 
     a' (1 + tau^2) int e^(-(1 + tau^2)(lam' - lam)) l_j(lam) dlam from lam to lam', l_j the Lagrange polynomials of the
-    knots in log-SNR; knots without signal, infinitely far away, have weight zero.
+    knots in log-SNR; knots without signal, infinitely far away, have weight zero. `simple` replaces the integral of the
+    slope between two knots by its limit of small steps, a' (1 + tau^2) h^2/2, as the authors do in their code.
     """
-    gain = there.a - here.a * _decay(here, there, tau) * there.s / here.s
+    gain = there.a - here.a * decay_of(here, there, tau) * there.s / here.s
     usable = [knot for knot in knots if knot.a > 0.0]
     if here.a == 0.0 or len(usable) < 2:
         return [gain] + [0.0] * (len(knots) - 1)
     h = there.lam - here.lam
     k, u = (1.0 + tau * tau) * h, 0.5 * (_NODES + 1.0)
+    if simple and len(usable) == 2:
+        slope = there.a * 0.5 * k * h / (usable[0].lam - usable[1].lam)
+        first = (here.lam - usable[1].lam) * there.a * -math.expm1(-k) / (usable[0].lam - usable[1].lam)
+        return [first + slope, gain - first - slope] + [0.0] * (len(knots) - 2)
     density = there.a * k * 0.5 * _WEIGHTS * np.exp(-k * (1.0 - u))
     places = [(knot.lam - here.lam) / h for knot in usable]
     weights = []
@@ -87,21 +93,41 @@ def sa_solver(
     if not 1 <= predictor <= 4 or not 0 <= corrector <= 4 or tau < 0.0:
         given = f"predictor={predictor}, corrector={corrector}, tau={tau}"
         raise BadValue(given, "1 <= predictor <= 4, 0 <= corrector <= 4, tau >= 0", "predictor=3, corrector=3, tau=1.0")
+    steps = len(times) - 1
+    strengths = [tau if tau_min <= path.sigma(t) <= tau_max else 0.0 for t in times]
+    return sa_rows(path, times, (predictor,) * steps, (corrector,) * steps, strengths)
+
+
+def sa_rows(
+    path: Path,
+    times: tuple[float, ...],
+    predictors: Sequence[int],
+    correctors: Sequence[int],
+    strengths: Sequence[float],
+    simple: bool = False,
+) -> list[Row]:
+    """Return the steps between the times with orders and noise strengths of their own; see `sa_solver`.
+
+    The corrector of a step waits for the evaluation at its end, so that of the last step is left out. A last step of no
+    length is its corrector alone.
+    """
     levels = [level(path, t) for t in times]
     rows: list[Row] = []
     predicted: list[float] = []
     strength = 0.0
     for i, (here, there) in enumerate(zip(levels, levels[1:], strict=False)):
         asked: float | None = here.t
-        if corrector and i > 0 and levels[i - 1].a > 0.0:
-            corrected = _adams(levels[i - 1], here, _last(levels, i, corrector), strength)
+        if i > 0 and correctors[i - 1] and levels[i - 1].a > 0.0:
+            corrected = adams_weights(levels[i - 1], here, _last(levels, i, correctors[i - 1]), strength, simple)
             change = zip_longest(corrected, [0.0, *predicted], fillvalue=0.0)
             # state and noise of prediction and correction are the same: only the weights of the predictions change
             rows.append(Row(here.t, here.t, (1.0,), tuple(new - old for new, old in change)))
             asked = None
-        strength = tau if tau_min <= here.sigma <= tau_max else 0.0
-        predicted = _adams(here, there, _last(levels, i, predictor), strength)
-        decay = _decay(here, there, strength)
+        if there.t == here.t:
+            continue
+        strength = strengths[i]
+        predicted = adams_weights(here, there, _last(levels, i, predictors[i]), strength, simple)
+        decay = decay_of(here, there, strength)
         fresh = (there.s * math.sqrt(1.0 - decay**2),) if strength else ()
         rows.append(Row(asked, there.t, (decay * there.s / here.s,), tuple(predicted), fresh))
     return rows

@@ -1,0 +1,5 @@
+"""Other people's samplers as plans."""
+
+from retrograde.interop import schedulers
+
+__all__ = ["schedulers"]

@@ -1,0 +1,192 @@
+"""Samplers of diffusers, k-diffusion and ComfyUI as plans, by the name and the options they have there.
+
+Nothing here imports those packages: a scheduler's options are read from its `config`, or from the dict of a
+`scheduler_config.json`. A plan made here does what the peer does, on the peer's levels, told the peer's trained steps; where
+the peer's formula slips, it slips too, unless mended=True.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from retrograde import laws
+from retrograde.denoisers import AbstractDenoiser
+from retrograde.errors import BadType, BadValue, PlanError, UnknownName
+from retrograde.interop.classes import REFUSED, SCHEDULERS, Scheduler
+from retrograde.interop.fitted import from_olss
+from retrograde.interop.ladders import Ladder
+from retrograde.interop.samplers import SAMPLERS, from_k_diffusion
+from retrograde.interop.writers import Written
+from retrograde.plan import Plan
+
+PREDICTIONS = {
+    "epsilon": "noise",
+    "sample": "data",
+    "original_sample": "data",
+    "v_prediction": "v",
+    "flow_prediction": "velocity",
+    "trigflow": "v",
+}
+"""What diffusers calls `prediction_type`, and what a `Denoiser` calls `predicts`."""
+
+
+def names() -> tuple[str, ...]:
+    """Return the names of the scheduler classes of diffusers that `from_diffusers` takes."""
+    return tuple(sorted(SCHEDULERS))
+
+
+def sampler_names() -> tuple[str, ...]:
+    """Return the sampler names of k-diffusion and ComfyUI that `from_k_diffusion` takes."""
+    return tuple(sorted(SAMPLERS))
+
+
+def from_diffusers(
+    scheduler: Any,
+    num_inference_steps: int,
+    *,
+    class_name: str | None = None,
+    mu: float | None = None,
+    mended: bool = False,
+    denoiser: AbstractDenoiser | None = None,
+    **options: Any,
+) -> Plan:
+    """Return the plan of a scheduler of diffusers, run with so many steps.
+
+    Its provenance holds the options, `start_noise` (the standard deviation of the peer's first state over that of the
+    path: x = start_noise * path.s(plan.start) * eps is where the peer starts) and `predicts`, the parameterization of the
+    network.
+
+    Args:
+        scheduler: a scheduler object, or its config as a dict with `_class_name`.
+        num_inference_steps: what `set_timesteps` is given there; `plan.nfe` is what it costs.
+        class_name: another class with the same options, as `from_config` makes it there.
+        mu: for use_dynamic_shifting, as pipelines pass it to `set_timesteps`.
+        mended: the right formula where the peer's slips.
+        denoiser: if given, checked for the path and the parameterization.
+        **options: options that replace those of the config, and those of the peer's `step` (eta of DDIM and TCD, order of
+            LMS, s_noise of DPMSolverSDE).
+
+    Raises:
+        BadType: neither a scheduler nor a config.
+        UnknownName: a class, or an option, that is not known.
+        BadValue: an option whose value cannot be honoured, which is named.
+    """
+    given = _config(scheduler)
+    name = str(class_name or given.get("_class_name"))
+    if name not in SCHEDULERS:
+        raise UnknownName("continuous scheduler of diffusers", name, SCHEDULERS)
+    chosen = SCHEDULERS[name]
+    known = {**chosen.options, **chosen.step}
+    if unknown := sorted(set(options) - set(known)):
+        raise UnknownName(f"option of {name}", unknown[0], known)
+    stored = {k: v for k, v in given.items() if k in chosen.options}
+    config = {**known, **stored, **options}
+    ignored = sorted(k for k in given if not k.startswith("_") and k not in chosen.options)
+    _refuse(config, name)
+    if num_inference_steps < 1:
+        raise BadValue(f"num_inference_steps={num_inference_steps}", ">= 1", "num_inference_steps=20")
+    ladder = chosen.ladder(config, num_inference_steps, mu, mended)
+    written = chosen.write(ladder, config, mended)
+    kept = {k: v for k, v in config.items() if v != chosen.options.get(k) and k not in ("trained_betas", "tau_func")}
+    provenance = {
+        "peer": "diffusers",
+        "scheduler": name,
+        "num_inference_steps": num_inference_steps,
+        "options": kept,
+        "ignored": ignored,
+        "mended": mended,
+        "start_noise": ladder.noise,
+        "predicts": _predicts(config, name),
+    }
+    plan = _plan(ladder, written, provenance)
+    if denoiser is not None:
+        _check(plan, denoiser)
+    return plan
+
+
+def _config(scheduler: Any) -> dict[str, Any]:
+    config = scheduler if isinstance(scheduler, Mapping) else getattr(scheduler, "config", None)
+    if not isinstance(config, Mapping):
+        raise BadType(
+            f"{scheduler!r}", "a scheduler of diffusers, or its config as a dict", "from_diffusers(pipe.scheduler, 20)"
+        )
+    found = dict(config)
+    if not isinstance(scheduler, Mapping):
+        found.setdefault("_class_name", type(scheduler).__name__)
+    return found
+
+
+def _refuse(config: Mapping[str, Any], name: str) -> None:
+    for option, (allowed, why) in REFUSED.items():
+        if option in config and config[option] not in (allowed, None):
+            raise BadValue(
+                f"{option}={config[option]!r} of {name}",
+                f"{option}={allowed!r}: {why}",
+                f"from_diffusers(..., {option}={allowed!r}), and wrap the denoiser",
+            )
+    if name.startswith(("DPMSolver", "SASolver")) and config.get("variance_type") is not None:
+        raise BadValue(
+            f"variance_type={config['variance_type']!r} of {name}",
+            "None: the plan's denoiser returns the prediction alone",
+            "variance_type=None, and drop the variance in the network: output.chunk(2, dim=1)[0]",
+        )
+
+
+def _predicts(config: Mapping[str, Any], name: str) -> str:
+    if name.startswith("Flow"):
+        return "velocity"
+    if name.startswith(("EDM", "Cosine")):
+        return "edm"
+    if name in ("CMStochasticIterativeScheduler", "IPNDMScheduler"):
+        return "data" if name.startswith("CM") else "v"
+    return PREDICTIONS.get(str(config.get("prediction_type", "epsilon")), str(config.get("prediction_type")))
+
+
+def _plan(ladder: Ladder, written: Written, provenance: Mapping[str, Any]) -> Plan:
+    rows = written.rows
+    if ladder.tell is not None:
+        tell = ladder.tell
+        rows = [
+            row
+            if row.time is None or row.network_time is not None
+            else dataclasses.replace(row, network_time=tell(row.time))
+            for row in rows
+        ]
+    fields: dict[str, Any] = {"basis": written.basis, "recipe": written.recipe, "start": ladder.times[0]}
+    try:
+        return Plan(ladder.path, tuple(rows), provenance=provenance, **fields)
+    except PlanError as error:
+        if laws.POINT_MASS not in error.given:
+            raise
+    return Plan(ladder.path, tuple(rows), misses=(laws.POINT_MASS,), provenance=provenance, **fields)
+
+
+def _check(plan: Plan, denoiser: AbstractDenoiser) -> None:
+    if denoiser.path != plan.path:
+        raise PlanError(
+            f"a denoiser of path {denoiser.path.fingerprint}; the scheduler's is {plan.path.fingerprint}",
+            "the path of the scheduler",
+            "Denoiser(network, plan.path, ...)",
+        )
+    predicts = plan.provenance["predicts"]
+    if denoiser.predicts != predicts:
+        raise BadValue(
+            f"a denoiser that predicts {denoiser.predicts!r}; the scheduler's network predicts {predicts!r}",
+            f"predicts={predicts!r}",
+            f"Denoiser(network, plan.path, {predicts!r}, shape)",
+        )
+
+
+__all__ = [
+    "PREDICTIONS",
+    "SAMPLERS",
+    "SCHEDULERS",
+    "Scheduler",
+    "from_diffusers",
+    "from_k_diffusion",
+    "from_olss",
+    "names",
+    "sampler_names",
+]
