@@ -28,7 +28,8 @@ def heunpp2(path: Path, times: tuple[float, ...], stages: tuple[int, ...] = ()) 
     """x'/a' = x/a + (sigma' - sigma)(w_1 E + w_2 E' + w_3 E''), w_2 = sigma'/(3 sigma_0), w_3 = sigma''/(3 sigma_0).
 
     w_1 is the rest to one, E' and E'' are asked at Euler points on the next two levels; the last interval has two slopes,
-    with w_2 = sigma'/(2 sigma_0). Three evaluations per step, and order 1: the weights are no quadrature.
+    with w_2 = sigma'/(2 sigma_0). Three evaluations per step, and order 1: the weights are no quadrature (Cheng, Sampler
+    Scheduler for Diffusion Models, 2023, arXiv 2311.06845; as in ComfyUI).
     """
     levels = [level(path, t) for t in times]
     rows: list[Row] = []
