@@ -127,3 +127,22 @@ def test_a_threshold_keeps_the_predictions_in_range(call):
     assert not torch.equal(expected, rg.sample(guided, plan, n=3, seed=2, condition=[1, 1, 1]))
     refused = call(*asked, "--threshold", 2.0)
     assert (refused.code, "quantile=2.0" in refused.err) == (2, True)
+
+
+def test_steps_choose_themselves(call):
+    asked = ("sample", "toys:blobs", "-n", 3, "--seed", 2)
+    ran = call(*asked, "--adaptive", "dpm_23", "--set", "rtol=0.02", "-o", "x.npz", "--json")
+    den = rg.load("toys:blobs")
+    it = rg.controllers.adaptive(den, "dpm_23", rtol=0.02)
+    rec = rg.record(den, it.plan, n=3, seed=2, controllers=[it])
+    assert torch.equal(torch.from_numpy(np.load("x.npz")["samples"]), rec.samples)
+    assert (ran.json["evaluations"], ran.json["recipe"]) == (rec.ledger.nfe, "adaptive_dpm_23@1")
+    assert call(*asked, "--adaptive", "sde_12", "-o", "y.npz").code == 0
+    for wrong, named in (
+        ("--nfe=4", "--nfe"),
+        ("--solver=heun", "--solver"),
+        ("--set=eta=1", "rtol"),
+        ("--plan=x", "--plan"),
+    ):
+        refused = call(*asked, "--adaptive", "dpm_23", wrong)
+        assert (refused.code, named in refused.err) == (2, True), refused.err

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -109,6 +109,18 @@ def settings(pairs: Sequence[str]) -> dict[str, Any]:
             found[name] = json.loads(value)
         except ValueError:
             found[name] = value
+    return found
+
+
+def options(pairs: Sequence[str], function: Callable[..., Any]) -> dict[str, Any]:
+    """Return the settings of a function, as `settings` does; one it does not have lists those it has."""
+    from inspect import Parameter, signature
+
+    allowed = [p.name for p in signature(function).parameters.values() if p.kind is Parameter.KEYWORD_ONLY]
+    found = settings(pairs)
+    for name in found:
+        if name not in allowed:
+            raise UnknownName("option", name, allowed)
     return found
 
 

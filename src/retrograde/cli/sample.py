@@ -35,6 +35,14 @@ def sample(
     plan: Annotated[
         Path | None, typer.Option("--plan", help="Plan file to run, instead of --solver, --nfe and --grid.")
     ] = None,
+    adaptive: Annotated[
+        str | None,
+        typer.Option(
+            "--adaptive",
+            help="Pair of methods that chooses its own steps, such as dpm_23 (--set rtol=0.01), instead of a plan.",
+            metavar="PAIR",
+        ),
+    ] = None,
     n: Annotated[int, typer.Option("-n", min=1, help="How many items.")] = 16,
     seed: options.Seed = 0,
     condition: options.Condition = None,
@@ -52,11 +60,9 @@ def sample(
 
     retrograde sample digits --nfe 8 --condition 0-9 -n 20 -o digits.png
     """
-    both = {"--solver": solver, "--nfe": nfe, "--grid": grid, "--set": option or None}
-    if plan is not None and (beside := [name for name, value in both.items() if value is not None]):
-        raise BadValue(
-            f"--plan beside {', '.join(beside)}", "a plan, or a recipe to make one", f"leave out {beside[0]} or --plan"
-        )
+    made = {"--solver": solver, "--nfe": nfe, "--grid": grid}
+    _alone("--plan", plan, made | {"--set": option or None, "--adaptive": adaptive})
+    _alone("--adaptive", adaptive, made)
     denoiser = asked.model(model, guidance)
     out = out or Path("samples.png" if pictures.is_picture(denoiser.shape) else "samples.npz")
     output.check(out, denoiser.shape)
@@ -65,8 +71,15 @@ def sample(
 
     if threshold is not None:
         denoiser = rg.guide.threshold(denoiser, threshold)
+    deciding: dict[str, Any] = {}
     if plan is not None:
         table = asked.plan_file(plan, denoiser, convert=convert)
+    elif adaptive is not None:
+        from retrograde.noise import Brownian
+
+        chosen = rg.controllers.adaptive(denoiser, adaptive, **asked.options(option or [], rg.controllers.adaptive))
+        table = chosen.plan
+        deciding = {"controllers": [chosen]} | ({"noise": Brownian} if chosen.pair.stochastic else {})
     else:
         table = rg.plan(solver or "dpmpp_2m", denoiser, nfe=nfe or 10, grid=grid, **asked.settings(option or []))
     made_by = {
@@ -74,17 +87,25 @@ def sample(
         "model": model,
         "recipe": table.recipe,
         "path": table.path.config(),
-        "nfe": table.nfe,
+        "nfe": None if deciding else table.nfe,
         "seed": seed,
         "condition": condition,
         "guidance": guidance,
         "threshold": threshold,
     }
-    cost = _draw(denoiser, table, n, seed, condition, batch_size, out, made_by)
+    given = {"condition": asked.condition(condition, n), "batch_size": batch_size}
+    cost = _draw(denoiser, table, n, seed, out, made_by, given | deciding)
     if as_json:
         console.emit({"file": str(out), "n": n, **made_by, **cost})
     else:
         console.say(f"{out}: {n} items by {table.recipe}, {cost['evaluations']} evaluations each, {cost['seconds']:.2f} s")
+
+
+def _alone(name: str, value: Any, others: dict[str, Any]) -> None:
+    """Raise BadValue where an option that decides the plan stands beside others that do."""
+    if value is not None and (beside := [other for other, given in others.items() if given is not None]):
+        allowed = "one way to decide the steps"
+        raise BadValue(f"{name} beside {', '.join(beside)}", allowed, f"leave out {beside[0]} or {name}")
 
 
 def _draw(
@@ -92,19 +113,18 @@ def _draw(
     plan: Plan,
     n: int,
     seed: int,
-    condition: str | None,
-    batch_size: int,
     out: Path,
     made_by: dict[str, Any],
+    options: dict[str, Any],
 ) -> dict[str, Any]:
     import retrograde as rg
     from retrograde.run import NonFinite
 
-    given = asked.condition(condition, n)
-    with console.progress("sampling", len(plan) * math.ceil(n / batch_size)) as advance:
+    with console.progress("sampling", len(plan) * math.ceil(n / options["batch_size"])) as advance:
         watch = Watch(advance)
+        options["controllers"] = [*options.get("controllers", ()), watch]
         try:
-            samples = rg.sample(denoiser, plan, n, seed, batch_size=batch_size, condition=given, controllers=[watch])
+            samples = rg.sample(denoiser, plan, n, seed, **options)
         except NonFinite as error:
             if error.samples is not None:
                 output.write(out, error.samples, error.finished, made_by)

@@ -58,7 +58,7 @@ def adaptive(
     rtol: float | None = None,
     atol: float | None = None,
     h_init: float | None = None,
-    step_size: StepSize | None = None,
+    step_size: StepSize = StepSize(),
     start: float | None = None,
     end: float | None = None,
     most: int = 10_000,
@@ -96,6 +96,8 @@ def adaptive(
     path = path.path if isinstance(path, AbstractDenoiser) else path
     if not isinstance(path, Path):
         raise BadType(f"path={path!r}", "a path or a denoiser", "adaptive(denoiser, 'dpm_23')")
+    if not isinstance(step_size, StepSize):
+        raise BadType(f"step_size={step_size!r}", "a rule of step sizes", "step_size=StepSize(accept=0.9)")
     rtol, atol = (own if given is None else given for given, own in ((rtol, chosen.rtol), (atol, chosen.atol)))
     plan = _plan(path, chosen, start, end, {"pair": pair, "rtol": rtol, "atol": atol})
     if h_init is None:
@@ -104,7 +106,7 @@ def adaptive(
     if not (rtol >= 0.0 and atol > 0.0 and h_init > 0.0 and most >= 1):
         given = f"rtol={rtol}, atol={atol}, h_init={h_init}, most={most}"
         raise BadValue(given, "rtol >= 0, atol > 0, h_init > 0, most >= 1", f"rtol={chosen.rtol}, atol={chosen.atol}")
-    return Adaptive(plan, chosen, rtol, atol, h_init, step_size or StepSize(), most)
+    return Adaptive(plan, chosen, rtol, atol, h_init, step_size, most)
 
 
 def _plan(path: Path, pair: Pair, start: float | None, end: float | None, provenance: dict[str, Any]) -> Plan:
