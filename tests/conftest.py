@@ -40,6 +40,19 @@ def mixture_on(path: rg.paths.Path, predicts: str = "data") -> rg.oracles.Gaussi
 
 
 @pytest.fixture(scope="session")
+def anchor_for() -> Callable[..., dict[str, torch.Tensor]]:
+    """Make what a run takes beside the plan: an anchor for items of a shape, where the path carries one."""
+
+    def make(path: rg.paths.Path, *shape: int) -> dict[str, torch.Tensor]:
+        if not path.anchored:
+            return {}
+        size = int(torch.tensor(shape).prod())
+        return {"anchor": torch.linspace(-1.3, 1.9, size, dtype=torch.float64).reshape(shape)}
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def mixture() -> Callable[..., rg.oracles.GaussianMixture]:
     """Make the mixture on a path."""
     return mixture_on

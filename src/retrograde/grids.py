@@ -110,6 +110,20 @@ def quadratic(path: Path, n: int, *, sigma_min: float | None = None, sigma_max: 
     return _in_time(path, n, 2.0, sigma_min, sigma_max)
 
 
+@grid
+def power(path: Path, n: int, *, power: float = 0.3, sigma_min: float | None = None, sigma_max: float | None = None) -> Grid:
+    """Times t_min + (t_max - t_min) (1 - i/(n - 1))^power: both ends of the path's range (Yue et al., 2024, 2403.07319).
+
+    On a path whose time is the logarithm of its noise these are ResShift's steps: power 0.3 crowds them at the noise end.
+    """
+    if not power > 0.0:
+        raise BadValue(f"power={power}", "power > 0", "power=0.3")
+    high = path.t_max if sigma_max is None else path.time_of_sigma(sigma_max)
+    low = path.t_min if sigma_min is None else path.time_of_sigma(sigma_min)
+    inner = (low + (high - low) * float(1.0 - u) ** power for u in _fractions(n)[1:])
+    return (high, *inner)
+
+
 def _in_time(path: Path, n: int, power: float, sigma_min: float | None, sigma_max: float | None) -> Grid:
     _fractions(n)
     high = path.t_max if sigma_max is None else path.time_of_sigma(sigma_max)
@@ -139,7 +153,12 @@ def shifted(path: Path, n: int, *, shift: float = 3.0, sigma_max: float | None =
     _fractions(n)
     high = path.sigma(path.t_max) if sigma_max is None else sigma_max
     u_max = 1.0 / (1.0 + shift / high)
-    times = (path.time_of_sigma(shift * u / (1.0 - u)) for u in (u_max * (1.0 - i / n) for i in range(1, n)))
+    times = tuple(path.time_of_sigma(shift * u / (1.0 - u)) for u in (u_max * (1.0 - i / n) for i in range(1, n)))
+    if times and times[-1] < 0.0:
+        least = path.sigma(path.t_min)
+        raise BadValue(
+            f"{n} shifted levels on path {path.name!r}", f"levels sigma >= {least:.4g}", "fewer, or grid='log_snr'"
+        )
     return (path.t_max if sigma_max is None else path.time_of_sigma(sigma_max), *times)
 
 

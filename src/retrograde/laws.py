@@ -1,8 +1,9 @@
 """The laws of a plan, checked where it is made.
 
 The point-mass law runs the table symbolically on data that is a single point mu, where every solver must be exact: there
-x_t = a mu + s eps, the denoiser's answer is known, and each state is a combination of mu and of independent noises. After
-each row the coefficient of mu must be a(next_time), and the root of the summed squares of the others s(next_time).
+x_t = a mu + b y + s eps, the denoiser's answer is known, and each state is a combination of mu, of the anchor y and of
+independent noises. After each row the coefficient of mu must be a(next_time), that of y b(next_time), and the root of the
+summed squares of the others s(next_time).
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ TOLERANCE = 1e-7
 """Relative tolerance of the point-mass law: coefficients are float64, sums of a history lose a few digits."""
 
 Symbol = dict[Any, Any]
-"""A combination of mu (key "mu") and independent noises (other keys)."""
+"""A combination of mu (key "mu"), the anchor (key "anchor") and independent noises (other keys)."""
 
 
 def check(plan: Plan) -> None:
@@ -75,8 +76,12 @@ def _rises(plan: Plan, clock: float, next_time: float) -> bool:
 def _finite(plan: Plan, k: int, row: Row) -> None:
     if row.shift is not None and not bool(row.shift.isfinite().all()):
         _broken(plan, k, "finite", "has a shift that is not", "avoid a level where a logarithm diverges")
-    for name in ("states", "outputs", "noises"):
-        for value in getattr(row, name):
+    if plan.path.anchored != (row.anchor is not None):
+        what = "leaves open how much of the anchor it adds" if plan.path.anchored else "adds an anchor, which its path lacks"
+        _broken(plan, k, "anchor", what, "Row(anchor=...) on anchored paths, and only there")
+    for name in ("states", "outputs", "noises", "anchor"):
+        values = getattr(row, name)
+        for value in values if isinstance(values, tuple) else () if values is None else (values,):
             if isinstance(value, LinearMap):
                 finite = value.finite
             else:
@@ -100,15 +105,15 @@ def _combine(terms: Sequence[tuple[Any, Symbol]]) -> Symbol:
 
 def _point_mass(plan: Plan) -> None:
     path, clock = plan.path, cast(float, plan.start)
-    states: list[Symbol] = [{"mu": path.a(clock), "prior": path.s(clock)}]
+    states: list[Symbol] = [{"mu": path.a(clock), "anchor": path.b(clock), "prior": path.s(clock)}]
     outputs: list[Symbol] = []
     noises: list[Symbol] = []
     deep = [max((len(getattr(row, f)) for row in plan.rows), default=0) for f in ("states", "outputs", "noises")]
     for k, row in enumerate(plan.rows):
         if row.time is not None:
             # at a point mass the data mean is mu wherever the state is
-            c_x, c_mu, _ = conversion(path, row.time, "data", plan.basis)
-            outputs.insert(0, _combine([(c_x, states[0]), (c_mu, {"mu": 1.0})]))
+            c_x, c_mu, c_y = conversion(path, row.time, "data", plan.basis)
+            outputs.insert(0, _combine([(c_x, states[0]), (c_mu, {"mu": 1.0}), (c_y, {"anchor": 1.0})]))
         mapped = any(isinstance(c, LinearMap) for c in (*row.states, *row.outputs, *row.noises))
         if row.shift is not None or mapped:
             _broken(plan, k, POINT_MASS, "adds a constant or maps the state", f"declare misses=({POINT_MASS!r},)")
@@ -119,11 +124,14 @@ def _point_mass(plan: Plan) -> None:
                 *zip(row.states, states, strict=False),
                 *zip(row.outputs, outputs, strict=False),
                 *zip(row.noises, noises, strict=False),
+                (0.0 if row.anchor is None else row.anchor, {"anchor": 1.0}),
             ]
         )
-        a, s = (1.0, 0.0) if row.next_time is None else (path.a(row.next_time), path.s(row.next_time))
-        noise = np.sqrt(sum((value * value for key, value in made.items() if key != "mu"), start=0.0))
-        for part, got, want in (("data", made.get("mu", 0.0), a), ("noise", noise, s)):
+        end = row.next_time
+        a, b, s = (1.0, 0.0, 0.0) if end is None else (path.a(end), path.b(end), path.s(end))
+        noise = np.sqrt(sum((value * value for key, value in made.items() if key not in ("mu", "anchor")), start=0.0))
+        shares = (("data", made.get("mu", 0.0), a), ("anchor", made.get("anchor", 0.0), b), ("noise", noise, s))
+        for part, got, want in shares:
             if np.max(np.abs(got - want)) > TOLERANCE * max(1.0, abs(want)):
                 _broken(
                     plan,
@@ -132,6 +140,7 @@ def _point_mass(plan: Plan) -> None:
                     f"lands on {np.ravel(got)[0]:.9g} of the {part}, the path has {want:.9g}",
                     f"mend its coefficients, or declare misses=({POINT_MASS!r},) if the method only approximates it",
                 )
+        made["anchor"] = b  # as found, but for rounding, which a step from the noise end would multiply by thousands
         states.insert(0, made)
         for history, depth in zip((states, outputs, noises), deep, strict=True):
             del history[max(depth, 1) :]

@@ -2,7 +2,7 @@
 
 A row makes the next state from the last few states and predictions,
 
-    x_next = sum_i states[i] x_{-i} + sum_j outputs[j] m_{-j} + sum_k noises[k] eps_{-k} + shift,
+    x_next = sum_i states[i] x_{-i} + sum_j outputs[j] m_{-j} + sum_k noises[k] eps_{-k} + anchor y + shift,
 
 newest first, m in the plan's basis. A plan is an immutable list of rows, made for a path.
 """
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from retrograde import laws
-from retrograde.denoisers.prediction import conversion
+from retrograde.denoisers.prediction import combination, conversion
 from retrograde.errors import BadValue, PlanError, UnknownName
 from retrograde.linear import LinearMap
 from retrograde.paths import Path
@@ -40,6 +40,8 @@ class Row:
         outputs: coefficients on the last predictions, newest first, this row's own included.
         noises: coefficients on noise draws, newest first; a row with any draws afresh, for its first.
         shift: a constant added to the made state, for rows that carry what is known of the data without asking (its mean).
+        anchor: coefficient on the anchor y of an anchored path; left None, the plan fills in the one that keeps x_t - b y
+            a state of the path without anchor (see `anchored`).
         network_time: what the network is told; None until the plan is bound to a denoiser.
         knobs: requests to other parts for this row (guidance weight, ...), each consumed by exactly one part.
         renoise: declares that the made state may be noisier than the one before.
@@ -54,6 +56,7 @@ class Row:
     knobs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     renoise: bool = False
     shift: Tensor | None = None
+    anchor: Coefficient | None = None
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Row):
@@ -117,6 +120,8 @@ class Plan:
             if first is None:
                 raise PlanError("a plan that does not begin with an evaluation and has no start", "start=time", "pass start")
             object.__setattr__(self, "start", first)
+        if self.path.anchored:
+            object.__setattr__(self, "rows", _anchored(self))
         laws.check(self)
 
     @property
@@ -188,7 +193,7 @@ class Plan:
             rows = tuple(_restated(self, k, row) for row in range(k, len(self.rows)))
             if k + 1 < len(self.rows) and row.next_time == row.time and self.rows[k + 1].time is None:
                 # a corrector: here is no earlier state to correct, but its prediction serves the step that follows
-                rows = (dataclasses.replace(row, states=(1.0,), outputs=(0.0,)), *rows[1:])
+                rows = (dataclasses.replace(row, states=(1.0,), outputs=(0.0,), anchor=None), *rows[1:])
             if all(len(r.states) <= i + 1 for i, r in enumerate(rows)):
                 return dataclasses.replace(self, rows=_fold(rows), start=row.time, history=0, report=None)
         levels = [self.path.sigma(t) for t in self.times]
@@ -236,6 +241,49 @@ class Plan:
         return plan_file.text(self)
 
 
+def anchored(path: Path, basis: str, row: Row, states: Sequence[float | None], asked: Sequence[float | None]) -> Row:
+    """Return a row with the anchor's coefficient that the shift by b(t) y asks of it.
+
+    States hold b(t) y, predictions r(t) y (r = b' for the velocity, 0 for data and noise), and the made state shall hold
+    b(next) y: the coefficient is b(next) - sum_i states[i] b_{-i} - sum_j outputs[j] r_{-j}.
+
+    Args:
+        states: path times of the last states, newest first; None for the data itself.
+        asked: path times of the last predictions, newest first, this row's own included.
+
+    Raises:
+        PlanError: a linear map among coefficients of what holds the anchor.
+    """
+    held = 0.0 if row.next_time is None else path.b(row.next_time)
+    terms = [(c, 0.0 if t is None else path.b(t)) for c, t in zip(row.states, states, strict=False)]
+    terms += [(c, 0.0 if t is None else combination(path, t, basis)[2]) for c, t in zip(row.outputs, asked, strict=False)]
+    total: float | Tensor = held
+    for coefficient, share in terms:
+        if isinstance(coefficient, LinearMap):
+            if share != 0.0:
+                raise PlanError(
+                    "a row that maps a state which holds the anchor", "numbers or tensors there", "map x_t - b(t) y instead"
+                )
+            continue
+        total = total - coefficient * share
+    return dataclasses.replace(row, anchor=total)
+
+
+def _anchored(plan: Plan) -> tuple[Row, ...]:
+    """The plan's rows, each with its coefficient on the anchor; rows that reach before the plan have theirs already."""
+    states: list[float | None] = [plan.start]
+    asked: list[float | None] = []
+    rows = []
+    for row in plan.rows:
+        if row.time is not None:
+            asked.insert(0, row.time)
+        if row.anchor is None and len(row.states) <= len(states) and len(row.outputs) <= len(asked):
+            row = anchored(plan.path, plan.basis, row, states, asked)
+        rows.append(row)
+        states.insert(0, row.next_time)
+    return tuple(rows)
+
+
 def _reach(rows: Sequence[Row]) -> int:
     """Number of earlier states, outputs or noises that rows cut from a plan reach back to."""
     reach = seen = drawn = 0
@@ -261,7 +309,7 @@ def _restated(plan: Plan, start: int, k: int) -> Row:
         a, s = coefficient * plan.path.a(time), coefficient * plan.path.s(time)
         states[0] = states[0] + a * to_data[0] + s * to_noise[0]
         outputs[0] = outputs[0] + a * to_data[1] + s * to_noise[1]
-    return dataclasses.replace(row, states=tuple(states), outputs=tuple(outputs))
+    return dataclasses.replace(row, states=tuple(states), outputs=tuple(outputs), anchor=None)
 
 
 def _fold(rows: Sequence[Row]) -> tuple[Row, ...]:
@@ -271,6 +319,6 @@ def _fold(rows: Sequence[Row]) -> tuple[Row, ...]:
         outputs = row.outputs
         if len(outputs) > seen:
             oldest = sum(cast(tuple[float, ...], outputs[seen - 1 :]))
-            outputs = (*outputs[: seen - 1], oldest)
-        folded.append(dataclasses.replace(row, outputs=outputs))
+            row = dataclasses.replace(row, outputs=(*outputs[: seen - 1], oldest), anchor=None)
+        folded.append(row)
     return tuple(folded)

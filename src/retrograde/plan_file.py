@@ -56,6 +56,7 @@ class RowFile(_Strict):
     knobs: dict[str, Any] = {}
     renoise: bool = False
     shift: TensorName | None = None
+    anchor: Stored | None = None
 
 
 class PlanFile(_Strict):
@@ -110,8 +111,11 @@ def save(plan: Plan, file: str | PathLike[str]) -> None:
 
     rows = []
     for k, row in enumerate(plan.rows):
-        plain = dataclasses.replace(row, states=(), outputs=(), noises=(), shift=None)
+        plain = dataclasses.replace(row, states=(), outputs=(), noises=(), shift=None, anchor=None)
         entry: dict[str, Any] = dataclasses.asdict(plain)
+        del entry["anchor"]
+        if row.anchor is not None:
+            entry["anchor"] = coefficient(row.anchor, f"rows.{k}.anchor")
         if row.shift is not None:
             entry["shift"] = coefficient(row.shift, f"rows.{k}.shift")
         for part in ("states", "outputs", "noises"):
@@ -181,6 +185,7 @@ def load(file: str | PathLike[str]) -> Plan:
             row.knobs,
             row.renoise,
             None if row.shift is None else tensors[row.shift.tensor],
+            None if row.anchor is None else coefficient(row.anchor),
         )
         for row in parsed.rows
     )
@@ -205,13 +210,13 @@ def text(plan: Plan) -> str:
         head += f"  misses: {', '.join(plan.misses)}"
     if plan.history:
         head += f"  needs {plan.history} earlier predictions"
-    table = [("row", "time", "sigma", "told", "next", "states", "outputs", "noises", "shift", "knobs")]
+    table = [("row", "time", "sigma", "told", "next", "states", "outputs", "noises", "anchor", "shift", "knobs")]
     for k, row in enumerate(plan.rows):
         level = plan.path.sigma(row.time) if row.time is not None else None
         made = "data" if row.next_time is None else f"{row.next_time:.5g}" + (" up" if row.renoise else "")
         knobs = " ".join(f"{name}={value}" for name, value in row.knobs.items())
-        shift = _numbers(() if row.shift is None else (row.shift,))
-        numbers = (_numbers(row.states), _numbers(row.outputs), _numbers(row.noises), shift)
+        anchor, shift = (_numbers(() if c is None else (c,)) for c in (row.anchor, row.shift))
+        numbers = (_numbers(row.states), _numbers(row.outputs), _numbers(row.noises), anchor, shift)
         table.append((str(k), _number(row.time), _number(level), _number(row.network_time), made, *numbers, knobs))
     kept = [i for i in range(len(table[0])) if any(line[i] for line in table[1:])]
     widths = [max(len(line[i]) for line in table) for i in kept]

@@ -19,10 +19,11 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from retrograde.denoisers import AbstractDenoiser, Prediction
+from retrograde.denoisers.anchor import anchor_of_run
 from retrograde.errors import BadValue, PlanError, RetrogradeError
 from retrograde.linear import LinearMap
 from retrograde.noise import Source
-from retrograde.plan import Coefficient, Plan, Row
+from retrograde.plan import Coefficient, Plan, Row, anchored
 
 Gradient = Literal["none", "unroll", "checkpoint"]
 
@@ -176,6 +177,7 @@ def run(
     *,
     noise: Source | None = None,
     condition: Mapping[str, Tensor] | None = None,
+    anchor: Tensor | None = None,
     controllers: Sequence[Controller | ControllerPerRun] = (),
     particles: Particles | None = None,
     gradient: Gradient = "none",
@@ -186,6 +188,7 @@ def run(
     Args:
         noise: source of randomness; needed by a stochastic plan.
         condition: prepared conditions, one entry per item (see `prepare_condition`).
+        anchor: y [batch, *shape] or [*shape], on an anchored path (or for a denoiser of one); the network gets it too.
         gradient: "none" records no graph; "unroll" differentiates through every evaluation; "checkpoint" recomputes each
             evaluation in the backward pass, for memory of one evaluation.
         memory: the history that a plan cut from a longer one needs (`state.memory` of the run it continues).
@@ -194,7 +197,9 @@ def run(
         As the generator's value, the plan that really ran.
 
     Raises:
-        PlanError: plan and denoiser do not fit, or a knob is not consumed by exactly one part.
+        PlanError: plan and denoiser do not fit, an anchor is missing or out of place, or a knob is not consumed by
+            exactly one part.
+        ShapeError: the anchor does not have the state's shape.
         NonFinite: the network returned NaN or infinity.
     """
     plan = plan.bind(denoiser)
@@ -207,7 +212,7 @@ def run(
     ran: list[Row] = []
     state: State | None = None
     prediction: Prediction | None = None
-    condition = {} if condition is None else condition
+    condition, anchor = anchor_of_run(plan.path, denoiser, x, {} if condition is None else condition, anchor)
     clock = plan.start
     while remaining:
         with contextlib.nullcontext() if gradient != "none" else torch.no_grad():
@@ -225,6 +230,8 @@ def run(
             row, remaining = remaining[0], remaining[1:]
             if deciders:
                 row = _rewritten(row, denoiser, [len(states), len(outputs), len(noises)], len(ran))
+                if plan.path.anchored and row.anchor is None:
+                    row = _completed(plan, row, ran)
             if row.time is not None:
                 prediction = _ask(denoiser, states[0], row, condition, gradient, ledger)
                 outputs.appendleft(prediction.read(plan.basis))
@@ -239,6 +246,7 @@ def run(
                     *zip(row.states, states, strict=False),
                     *zip(row.outputs, outputs, strict=False),
                     *zip(row.noises, noises, strict=False),
+                    *(() if anchor is None or row.anchor is None else ((row.anchor, anchor),)),
                 )
             )
             if row.shift is not None:
@@ -296,6 +304,12 @@ def _rewritten(row: Row, denoiser: AbstractDenoiser, kept: list[int], index: int
 def _seconds() -> float:
     """The clock; a graph that torch.compile traces has none."""
     return 0.0 if torch.compiler.is_compiling() else time.perf_counter()
+
+
+def _completed(plan: Plan, row: Row, ran: Sequence[Row]) -> Row:
+    """Return a controller's row with the coefficient on the anchor that the times of the rows before it ask."""
+    asked = [one.time for one in (*ran, row) if one.time is not None]
+    return anchored(plan.path, plan.basis, row, [*(one.next_time for one in reversed(ran)), plan.start], asked[::-1])
 
 
 def _ask(

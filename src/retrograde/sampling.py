@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from retrograde.denoisers import AbstractDenoiser, on_path, prepare_condition
+from retrograde.denoisers.anchor import ANCHOR, given_anchor, prepare_anchor
 from retrograde.errors import BadType, BadValue, ShapeError
 from retrograde.noise import Noise, Source
 from retrograde.plan import Plan
@@ -44,6 +45,7 @@ def steps(
     condition: Any = None,
     x: Tensor | None = None,
     signal: Tensor | None = None,
+    anchor: Tensor | None = None,
     items: Sequence[int] | None = None,
     state: State | None = None,
     dtype: torch.dtype = torch.float32,
@@ -58,25 +60,28 @@ def steps(
     Args:
         condition: one value for all items, n values, or a mapping by name (see `prepare_condition`).
         x: the initial state [n, *shape], instead of s(start) times keyed noise.
-        signal: clean data [n, *shape] to start from: the initial state is a x_0 + s eps at the plan's start.
+        signal: clean data [n, *shape] to start from: the initial state is a x_0 + b y + s eps at the plan's start. Without
+            it, on an anchored path x_0 is taken for the path's guess: y where y is degraded data, else 0.
+        anchor: y of an anchored path, [n, *shape] or one for all items [*shape]; the network is given it too.
         items: numbers of the items, 0..n-1 by default; the noise of an item depends on (seed, item) alone.
         state: continue from this state of an earlier run of the uncut plan.
         noise: what a stochastic plan draws from, made of seed and items: `Noise`, or `Brownian` for one path of noise that
             all step lengths share. The initial state is the same.
 
     Raises:
-        ShapeError: x or signal does not have the denoiser's shape.
+        ShapeError: x, signal or anchor does not have the denoiser's shape.
         PlanError, NonFinite: see `run`.
     """
     plan, denoiser = _order(plan, denoiser)
-    n, numbers = _items(n, items, x, signal, state)
-    x = _initial(plan, denoiser, Noise(seed, numbers), x, signal, state, dtype, device)
+    n, numbers = _items(n, items, x, signal, state, anchor, denoiser.shape)
+    x = _initial(plan, denoiser, Noise(seed, numbers), x, signal, anchor, condition, state, dtype, device)
     return run(
         plan,
         on_path(denoiser, plan.path),
         x,
         noise=noise(seed, numbers),
         condition=prepare_condition(denoiser, condition, n, x.device),
+        anchor=anchor,
         controllers=controllers,
         particles=particles,
         gradient=gradient,
@@ -85,10 +90,17 @@ def steps(
 
 
 def _items(
-    n: int, items: Sequence[int] | None, x: Tensor | None, signal: Tensor | None, state: State | None
+    n: int,
+    items: Sequence[int] | None,
+    x: Tensor | None,
+    signal: Tensor | None,
+    state: State | None,
+    anchor: Tensor | None,
+    shape: tuple[int, ...],
 ) -> tuple[int, Sequence[int]]:
     """Return how many items there are, and their numbers."""
-    given = next((g for g in (x, signal, None if state is None else state.x_t) if g is not None), None)
+    many = anchor if anchor is not None and anchor.ndim > len(shape) and anchor.shape[0] > 1 and n == 1 else None
+    given = next((g for g in (x, signal, None if state is None else state.x_t, many) if g is not None), None)
     n = given.shape[0] if given is not None and given.ndim else n
     n = len(items) if given is None and items is not None and n == 1 else n
     if n < 1:
@@ -104,6 +116,8 @@ def _initial(
     noise: Noise,
     x: Tensor | None,
     signal: Tensor | None,
+    anchor: Tensor | None,
+    condition: Any,
     state: State | None,
     dtype: torch.dtype,
     device: torch.device | str,
@@ -120,7 +134,13 @@ def _initial(
         dtype, device = signal.dtype if signal.is_floating_point() else dtype, signal.device
     a, s = plan.path.a(_start(plan)), plan.path.s(_start(plan))
     start = noise.prior(denoiser.shape, dtype, device, plan.path.degrees).mul_(s)
-    return start if signal is None else start.add_(signal.to(dtype), alpha=a)
+    if signal is not None:
+        start.add_(signal.to(dtype), alpha=a)
+    if plan.path.anchored:
+        anchor = condition.get(ANCHOR) if anchor is None and isinstance(condition, Mapping) else anchor
+        y = prepare_anchor(denoiser.shape, given_anchor(plan.path, anchor), len(start), start.device).to(dtype)
+        start.add_(y, alpha=plan.path.b(_start(plan)) + (a * plan.path.guess if signal is None else 0.0))
+    return start
 
 
 def _start(plan: Plan) -> float:
@@ -137,6 +157,7 @@ def record(
     *,
     x: Tensor | None = None,
     signal: Tensor | None = None,
+    anchor: Tensor | None = None,
     items: Sequence[int] | None = None,
     state: State | None = None,
     dtype: torch.dtype = torch.float32,
@@ -145,11 +166,11 @@ def record(
 ) -> Recording:
     """Run a plan for n items and keep everything; takes what `steps` takes."""
     plan, denoiser = _order(plan, denoiser)
-    n, numbers = _items(n, items, x, signal, state)
-    x = _initial(plan, denoiser, Noise(seed, numbers), x, signal, state, dtype, device)
+    n, numbers = _items(n, items, x, signal, state, anchor, denoiser.shape)
+    x = _initial(plan, denoiser, Noise(seed, numbers), x, signal, anchor, options.get("condition"), state, dtype, device)
     trajectory = [x]
     means: list[Tensor] = []
-    loop = steps(plan, denoiser, n, seed, x=x, items=numbers, state=state, **options)
+    loop = steps(plan, denoiser, n, seed, x=x, anchor=anchor, items=numbers, state=state, **options)
     state = None
     try:
         while True:
@@ -179,15 +200,18 @@ def sample(
     Args:
         batch_size: run at most so many items at once. The samples do not depend on it.
         items: numbers of the items, 0..n-1 by default.
-        **options: what `steps` takes (condition, x, signal, dtype, device, gradient, ...).
+        **options: what `steps` takes (condition, x, signal, anchor, dtype, device, gradient, ...).
 
     Raises:
         NonFinite: after all other items are finished; they are in the error's `samples`, their numbers in `finished`.
     """
     plan, denoiser = _order(plan, denoiser)
-    n, numbers = _items(n, items, *(options.get(k) for k in ("x", "signal", "state")))
+    x, signal, state, anchor = (options.get(name) for name in ("x", "signal", "state", "anchor"))
+    n, numbers = _items(n, items, x, signal, state, anchor, denoiser.shape)
     size = n if batch_size is None else max(1, batch_size)
     options["condition"] = prepare_condition(denoiser, options.get("condition"), n)
+    if options.get("anchor") is not None:
+        options["anchor"] = prepare_anchor(denoiser.shape, options["anchor"], n)
     failed: NonFinite | None = None
     done: dict[int, Tensor] = {}
     todo = [list(range(i, min(i + size, n))) for i in range(0, n, size)]

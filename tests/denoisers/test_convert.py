@@ -13,13 +13,14 @@ X = torch.tensor([[0.5, -1.0], [2.0, 0.3]], dtype=torch.float64)
 
 
 @pytest.mark.parametrize("path_name", GAUSSIAN)
-def test_predictions_agree_at_equal_signal_to_noise(path_name, path_called, mixture):
+def test_predictions_agree_at_equal_signal_to_noise(path_name, path_called, mixture, anchor_for):
     path = path_called(path_name)
     moved, own = on_path(mixture(rg.paths.EDM(1e-4, 1e4), "noise"), path), mixture(path)
+    beside = anchor_for(path, *X.shape)
     times = [path.time_of_sigma(s) for s in (0.05, 3.0)]
     for t in (*times, torch.tensor(times, dtype=torch.float64)):
         for kind in KINDS:
-            read, exact = (den.predict(X, t).read(kind) for den in (moved, own))
+            read, exact = (den.predict(X, t, beside).read(kind) for den in (moved, own))
             assert torch.allclose(read, exact, rtol=1e-7, atol=1e-8), kind
 
 

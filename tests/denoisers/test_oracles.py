@@ -25,40 +25,44 @@ def levels(path: rg.paths.Path) -> list[float]:
 
 
 @pytest.mark.parametrize("path_name", GAUSSIAN)
-def test_the_score_is_the_gradient_of_log_prob(path_name, path_called, mixture):
+def test_the_score_is_the_gradient_of_log_prob(path_name, path_called, mixture, anchor_for):
     path = path_called(path_name)
+    beside = anchor_for(path, *X.shape)
     for t in levels(path):
         x = X.clone().requires_grad_(True)
-        (gradient,) = torch.autograd.grad(mixture(path).log_prob(x, t).sum(), x)
+        (gradient,) = torch.autograd.grad(mixture(path).log_prob(x, t, **beside).sum(), x)
         for kind in KINDS:
-            assert torch.allclose(mixture(path, kind).predict(X, t).score, gradient, rtol=1e-8, atol=1e-8), kind
+            assert torch.allclose(mixture(path, kind).predict(X, t, beside).score, gradient, rtol=1e-8, atol=1e-8), kind
 
 
 @pytest.mark.parametrize("path_name", GAUSSIAN)
-def test_all_readings_of_all_kinds_agree(path_name, path_called, mixture):
+def test_all_readings_of_all_kinds_agree(path_name, path_called, mixture, anchor_for):
     path = path_called(path_name)
+    kinds, beside = (*KINDS, *path.targets), anchor_for(path, *X.shape)
     for t in levels(path):
-        exact = {kind: mixture(path, kind).predict(X, t).value for kind in KINDS}
-        for kind in KINDS:
-            prediction = mixture(path, kind).predict(X, t)
-            for read in KINDS:
+        exact = {kind: mixture(path, kind).predict(X, t, beside).value for kind in kinds}
+        for kind in kinds:
+            prediction = mixture(path, kind).predict(X, t, beside)
+            for read in kinds:
                 assert torch.allclose(prediction.read(read), exact[read], rtol=1e-7, atol=1e-9), (kind, read)
-        x_again = path.a(t) * exact["data"] + path.s(t) * exact["noise"]
+        x_again = path.a(t) * exact["data"] + path.s(t) * exact["noise"] + path.b(t) * beside.get("anchor", 0.0)
         assert torch.allclose(x_again, X, atol=1e-12)
 
 
-def test_times_may_differ_within_a_batch(mixture, path_called):
+def test_times_may_differ_within_a_batch(mixture, path_called, anchor_for):
     for path_name in GAUSSIAN:
         path = path_called(path_name)
-        times = levels(path)
-        for kind in KINDS:
+        times, beside = levels(path), anchor_for(path, *X.shape)
+        singles = [{name: y[i : i + 1] for name, y in beside.items()} for i in range(3)]
+        for kind in (*KINDS, *path.targets):
             den = mixture(path, kind)
-            together = den.predict(X, torch.tensor(times, dtype=DOUBLE))
+            together = den.predict(X, torch.tensor(times, dtype=DOUBLE), beside)
             for i, t in enumerate(times):
-                alone = den.predict(X[i : i + 1], t)
+                alone = den.predict(X[i : i + 1], t, singles[i])
                 for read in KINDS:
                     assert torch.allclose(together.read(read)[i], alone.read(read)[0], rtol=1e-9, atol=1e-12)
-            assert torch.allclose(den.log_prob(X, torch.tensor(times, dtype=DOUBLE))[1], den.log_prob(X[1:2], times[1])[0])
+            many = den.log_prob(X, torch.tensor(times, dtype=DOUBLE), **beside)
+            assert torch.allclose(many[1], den.log_prob(X[1:2], times[1], **singles[1])[0])
 
 
 @settings(max_examples=25, deadline=None)
@@ -103,7 +107,7 @@ def test_the_posterior_equals_the_conditional_on_a_grid(noise_std, mixture):
     assert torch.allclose(posterior.log_prob(points, 0.0).exp() * area, weights, atol=1e-9)
 
 
-def test_the_flow_of_a_gaussian_is_that_of_the_equation(path_called):
+def test_the_flow_of_a_gaussian_is_that_of_the_equation(path_called, anchor_for):
     covariance = torch.tensor([[0.9, 0.4], [0.4, 0.5]])
     for path_name in GAUSSIAN:
         path = path_called(path_name)
@@ -115,12 +119,15 @@ def test_the_flow_of_a_gaussian_is_that_of_the_equation(path_called):
             y_t = torch.from_numpy(y.reshape(-1, 2))
             return edm.predict(y_t, sigma).noise.numpy().ravel()
 
-        start = (X / path.a(t)).numpy().ravel()
+        beside = anchor_for(path, *X.shape)
+        y = beside.get("anchor", torch.zeros_like(X))
+        start = ((X - path.b(t) * y) / path.a(t)).numpy().ravel()
         exact = solve_ivp(slope, (3.0, 0.2), start, method="DOP853", rtol=1e-11, atol=1e-12).y[:, -1].reshape(-1, 2)
-        assert np.allclose(den.flow(X, t, s).numpy(), path.a(s) * exact, atol=1e-8), path_name
-        assert torch.allclose(den.flow(den.flow(X, t, s), s, t), X, atol=1e-10)
-        to_data = den.flow(X, t, None)
-        assert torch.allclose(den.flow(X, t, path.time_of_sigma(1e-5)), to_data, atol=1e-4)
+        there = path.a(s) * exact + path.b(s) * y.numpy()
+        assert np.allclose(den.flow(X, t, s, **beside).numpy(), there, atol=1e-8), path_name
+        assert torch.allclose(den.flow(den.flow(X, t, s, **beside), s, t, **beside), X, atol=1e-10)
+        to_data, near = den.flow(X, t, None, **beside), path.time_of_sigma(1e-5)
+        assert torch.allclose((den.flow(X, t, near, **beside) - path.b(near) * y) / path.a(near), to_data, atol=1e-4)
     with pytest.raises(BadValue, match="a mixture of 2 components"):
         rg.oracles.GaussianMixture(path, torch.zeros(2, 2), 1.0).flow(X, t, s)
 

@@ -20,7 +20,8 @@ from retrograde.run import Memory
 HIGH, LOW = 2.0, 0.5
 COUNTS = (48, 96, 192)
 START = torch.tensor([[1.75, -0.7], [-1.05, 1.4], [0.2, 2.25]], dtype=torch.float64)
-SMOOTH_PATHS = ("edm", "flow", "fractional", "subvp", "trigonometric", "ve", "vp", "vp_cosine")
+# the last is anchored, and stands for all that are: on each of them x_t - b y is an ordinary path
+SMOOTH_PATHS = ("edm", "flow", "fractional", "subvp", "trigonometric", "ve", "vp", "vp_cosine", "residual_noise")
 DETERMINISTIC = [name for name in rg.recipes.names() if not rg.recipes.get(name).stochastic]
 
 
@@ -62,7 +63,7 @@ def exact_flow(den: rg.oracles.GaussianMixture) -> Callable[[float], torch.Tenso
     return at
 
 
-def final_error(recipe: Recipe, den: rg.oracles.GaussianMixture, flow: Callable, n: int) -> float:
+def final_error(recipe: Recipe, den: rg.oracles.GaussianMixture, flow: Callable, n: int, **anchor: torch.Tensor) -> float:
     """Distance from the flow's end, in units of the data, after n steps without the closing row."""
     path = den.path
     grid = times(path, recipe.clock, n)
@@ -70,14 +71,14 @@ def final_error(recipe: Recipe, den: rg.oracles.GaussianMixture, flow: Callable,
     plan = plan[: len(plan) - 1]
 
     def state(t: float) -> torch.Tensor:
-        return path.a(t) * flow(path.sigma(t))
+        return path.a(t) * flow(path.sigma(t)) + path.b(t) * anchor.get("anchor", 0.0)
 
     k = warm_up(recipe, plan)
     moved = [plan.start, *(row.next_time for row in plan.rows[:k])][::-1]
     asked = [row.time for row in plan.rows[:k] if row.time is not None][::-1]
-    outputs = tuple(den.predict(state(t), t).read(plan.basis) for t in asked)
+    outputs = tuple(den.predict(state(t), t, anchor).read(plan.basis) for t in asked)
     memory = Memory(tuple(map(state, moved)), outputs) if k else None
-    *_, last = rg.run(plan[k:], den, state(moved[0]), memory=memory)
+    *_, last = rg.run(plan[k:], den, state(moved[0]), memory=memory, **anchor)
     return float((last.x_t - state(grid[-1])).abs().max()) / path.a(grid[-1])
 
 
@@ -100,22 +101,26 @@ def slope_of(errors: list[float]) -> float:
 
 @pytest.mark.parametrize("path_name", SMOOTH_PATHS)
 @pytest.mark.parametrize("name", DETERMINISTIC)
-def test_a_recipe_converges_with_its_declared_order(name, path_name, path_called, mixture, flow):
+def test_a_recipe_converges_with_its_declared_order(name, path_name, path_called, mixture, flow, anchor_for):
     recipe, den = rg.recipes.get(name), mixture(path_called(path_name))
-    errors = [final_error(recipe, den, flow, n) for n in COUNTS]
+    errors = [final_error(recipe, den, flow, n, **anchor_for(den.path, *START.shape)) for n in COUNTS]
     assert slope_of(errors) == pytest.approx(recipe.order, abs=0.25), errors
 
 
 def test_every_path_is_judged_or_known_to_have_kinks():
     # a path with another law of noise has the coefficients of one that is listed
     gaussian = {name for name in rg.paths.names() if "score" in rg.paths.get(name).identities}
-    assert set(SMOOTH_PATHS) == gaussian - {"tabulated", "vp_discrete"}
+    anchored = {name for name in rg.paths.names() if rg.paths.get(name).anchored}
+    assert set(SMOOTH_PATHS) - anchored == gaussian - anchored - {"tabulated", "vp_discrete"}
+    assert set(SMOOTH_PATHS) & anchored
 
 
 @pytest.mark.parametrize("name", ["dpmpp_2m", "dpmpp_2s", "dpm_solver_3", "unipc_2"])
 @pytest.mark.parametrize("path_name", ["tabulated", "vp_discrete"])
-def test_kinks_of_a_path_do_not_matter_to_recipes_that_step_in_sigma(name, path_name, path_called, mixture, flow):
-    test_a_recipe_converges_with_its_declared_order(name, path_name, path_called, mixture, flow)
+def test_kinks_of_a_path_do_not_matter_to_recipes_that_step_in_sigma(
+    name, path_name, path_called, mixture, flow, anchor_for
+):
+    test_a_recipe_converges_with_its_declared_order(name, path_name, path_called, mixture, flow, anchor_for)
 
 
 def wrong_second_output(name: str, factor: float) -> Recipe:

@@ -9,7 +9,7 @@ from retrograde.errors import BadValue
 
 # oracles are exact for Gaussian noise; a path with another law of noise is judged by its own tests
 GAUSSIAN = [name for name in rg.paths.names() if "score" in rg.paths.get(name).identities]
-NOISY_END_WITHOUT_SIGNAL = ("flow", "tabulated", "trigonometric")
+NOISY_END_WITHOUT_SIGNAL = ("flow", "residual_noise", "tabulated", "trigonometric")
 
 
 def wide(mixture, predicts: str) -> rg.oracles.GaussianMixture:
@@ -17,40 +17,43 @@ def wide(mixture, predicts: str) -> rg.oracles.GaussianMixture:
     return mixture(rg.paths.EDM(sigma_min=1e-7, sigma_max=1e7), predicts)
 
 
-@pytest.mark.parametrize("path_name", ["edm", "flow", "vp", "vp_discrete"])
+@pytest.mark.parametrize("path_name", ["edm", "flow", "mean_reverting", "vp", "vp_discrete"])
 @pytest.mark.parametrize("name", rg.recipes.names())
-def test_the_parameterization_does_not_change_the_samples(name, path_name, path_called, mixture):
+def test_the_parameterization_does_not_change_the_samples(name, path_name, path_called, mixture, anchor_for):
     path = path_called(path_name)
-    plan = rg.plan(name, path, nfe=10, grid="log_snr", start=20.0)
-    reference = rg.sample(mixture(path), plan, n=3, seed=1, dtype=torch.float64)
-    for kind in KINDS[1:]:
-        samples = rg.sample(mixture(path, kind), plan, n=3, seed=1, dtype=torch.float64)
+    plan = rg.plan(name, path, nfe=10, grid="log_snr", start=10.0 if path.anchored else 20.0)
+    beside = anchor_for(path, 3, 2)
+    reference = rg.sample(mixture(path), plan, n=3, seed=1, dtype=torch.float64, **beside)
+    for kind in (*KINDS[1:], *path.targets):
+        samples = rg.sample(mixture(path, kind), plan, n=3, seed=1, dtype=torch.float64, **beside)
         assert torch.allclose(samples, reference, rtol=0, atol=1e-6), kind
 
 
 @pytest.mark.parametrize("path_name", GAUSSIAN)
 @pytest.mark.parametrize("name", rg.recipes.names())
-def test_a_denoiser_of_another_path_gives_the_same_samples(name, path_name, path_called, mixture):
+def test_a_denoiser_of_another_path_gives_the_same_samples(name, path_name, path_called, mixture, anchor_for):
     path = path_called(path_name)
-    plan = rg.plan(name, path, nfe=7, grid="log_snr", start=10.0)
-    own = rg.sample(mixture(path), plan, n=3, seed=1, dtype=torch.float64)
+    plan = rg.plan(name, path, nfe=7, grid="log_snr", start=min(10.0, path.sigma(path.t_max)))
+    beside = anchor_for(path, 3, 2)
+    own = rg.sample(mixture(path), plan, n=3, seed=1, dtype=torch.float64, **beside)
     for kind in ("data", "velocity"):
-        moved = rg.sample(on_path(wide(mixture, kind), path), plan, n=3, seed=1, dtype=torch.float64)
+        moved = rg.sample(on_path(wide(mixture, kind), path), plan, n=3, seed=1, dtype=torch.float64, **beside)
         assert torch.allclose(moved, own, rtol=0, atol=1e-6), kind
 
 
 @pytest.mark.parametrize("path_name", NOISY_END_WITHOUT_SIGNAL)
 @pytest.mark.parametrize("name", rg.recipes.names())
-def test_where_there_is_no_signal_the_impossible_reading_is_named(name, path_name, path_called, mixture):
+def test_where_there_is_no_signal_the_impossible_reading_is_named(name, path_name, path_called, mixture, anchor_for):
     path = path_called(path_name)
     plan = rg.plan(name, path, nfe=6, grid="karras")
-    reference = rg.sample(mixture(path), plan, n=2, dtype=torch.float64)
+    beside = anchor_for(path, 2, 2)
+    reference = rg.sample(mixture(path), plan, n=2, dtype=torch.float64, **beside)
     for kind in KINDS[1:]:
         if plan.times[0] == path.t_max and kind in ("noise", "score"):
-            with pytest.raises(BadValue, match=f"from a '{kind}' prediction at t=1.0, where {path_name} holds no signal"):
-                rg.sample(mixture(path, kind), plan, n=2)
+            with pytest.raises(BadValue, match=f"from a '{kind}' prediction at t=.*, where {path_name} holds no signal"):
+                rg.sample(mixture(path, kind), plan, n=2, **beside)
         else:
-            samples = rg.sample(mixture(path, kind), plan, n=2, dtype=torch.float64)
+            samples = rg.sample(mixture(path, kind), plan, n=2, dtype=torch.float64, **beside)
             assert torch.allclose(samples, reference, rtol=0, atol=1e-6), kind
 
 
@@ -59,7 +62,7 @@ def test_where_there_is_no_signal_the_impossible_reading_is_named(name, path_nam
 def test_a_table_of_noise_predictions_cannot_start_without_signal(name, path_name, path_called):
     path = path_called(path_name)
     with pytest.raises(BadValue, match="holds no signal"):
-        rg.plan(name, path, grid=[path.t_max, 0.5, 0.1])
+        rg.plan(name, path, grid=[path.t_max, 0.5 * path.t_max, 0.1 * path.t_max])
 
 
 def test_every_path_without_signal_at_its_end_is_listed(path_called):

@@ -105,12 +105,14 @@ def test_samples_of_the_path_have_its_marginal(name, path_called):
     t = 0.5 * (path.t_min + path.t_max)
     generator = torch.Generator().manual_seed(0)
     x_0 = 2.0 + 0.5 * torch.randn(40000, generator=generator, dtype=torch.float64)
-    x_t = path.a(t) * x_0 + path.s(t) * torch.randn(40000, generator=generator, dtype=torch.float64)
+    x_t = path.a(t) * x_0 + 0.7 * path.b(t) + path.s(t) * torch.randn(40000, generator=generator, dtype=torch.float64)
     variance = path.a(t) ** 2 * 0.25 + path.s(t) ** 2
-    assert float(x_t.mean()) == pytest.approx(2.0 * path.a(t), abs=4 * math.sqrt(variance / 40000))
+    mean = 2.0 * path.a(t) + 0.7 * path.b(t)
+    assert float(x_t.mean()) == pytest.approx(mean, abs=4 * math.sqrt(variance / 40000))
     if "score" not in path.identities:  # an oracle of Gaussian noise has nothing to say
         return
     oracle = rg.oracles.Gaussian(path, torch.tensor([2.0]), 0.25)
     points = torch.linspace(float(x_t.min()), float(x_t.max()), 2001, dtype=torch.float64)[:, None]
-    mass = oracle.log_prob(points, t).exp()
+    anchor = torch.full_like(points, 0.7) if path.anchored else None
+    mass = oracle.log_prob(points, t, anchor).exp()
     assert float(torch.trapezoid(mass, points[:, 0])) == pytest.approx(1.0, abs=1e-3)

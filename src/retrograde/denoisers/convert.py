@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from retrograde.denoisers.anchor import ANCHOR, given_anchor
 from retrograde.denoisers.denoiser import NOTHING, AbstractDenoiser
 from retrograde.denoisers.prediction import Prediction
 from retrograde.errors import BadValue
@@ -19,7 +20,7 @@ class OnPath(AbstractDenoiser):
     """A denoiser trained on one path, asked on another at equal signal-to-noise ratio.
 
     With s'(t')/a'(t') = s(t)/a(t), the state x_t a'(t')/a(t) is what the inner denoiser knows, and the mean of the data is
-    the same in both.
+    the same in both. Of an anchored path this holds for x_t - b y; an anchor serves whichever of the two paths has one.
 
     Raises:
         BadValue: asked at a noise level outside the range of the inner path.
@@ -62,15 +63,26 @@ class OnPath(AbstractDenoiser):
         knobs: Mapping[str, Any] = NOTHING,
         network_time: float | None = None,
     ) -> Prediction:
+        anchor = condition.get(ANCHOR)
+        if anchor is None and (self.path.anchored or self.inner.path.anchored):
+            anchor = given_anchor(self.path if self.path.anchored else self.inner.path, anchor)
         if isinstance(t, Tensor):
-            inner_t: float | Tensor = t.new_tensor([self._inner_time(one) for one in t.double().tolist()])
-            ratio = self.inner.path.s(inner_t) / self.path.s(t)
-            inner_x = (x_t * ratio.reshape(-1, *(1,) * (x_t.ndim - 1))).to(x_t.dtype)
+            inner_t: Any = t.new_tensor([self._inner_time(one) for one in t.double().tolist()])
+            outer: Any
+            outer, inner = (one.double().reshape(-1, *(1,) * (x_t.ndim - 1)) for one in (t, inner_t))
         else:
             inner_t = self._inner_time(t)
-            inner_x = x_t * (self.inner.path.s(inner_t) / self.path.s(t))
-        prediction = self.inner.predict(inner_x, inner_t, condition, knobs, network_time)
-        return Prediction(x_t, t, self.path, prediction.data, "data", prediction.parts, prediction.evaluations)
+            outer, inner = t, inner_t
+        centred = x_t - self.path.b(outer) * anchor if anchor is not None and self.path.anchored else x_t
+        inner_x = centred * (self.inner.path.s(inner) / self.path.s(outer))
+        if anchor is not None and self.inner.path.anchored:
+            inner_x = inner_x + self.inner.path.b(inner) * anchor
+        elif anchor is not None:
+            condition = {name: value for name, value in condition.items() if name != ANCHOR}
+        prediction = self.inner.predict(inner_x.to(x_t.dtype), inner_t, condition, knobs, network_time)
+        kept = anchor if self.path.anchored else None
+        data = prediction.data
+        return Prediction(x_t, t, self.path, data, "data", prediction.parts, prediction.evaluations, kept)
 
 
 def on_path(denoiser: AbstractDenoiser, path: Path) -> AbstractDenoiser:

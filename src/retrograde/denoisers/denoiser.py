@@ -12,6 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from retrograde.denoisers.anchor import ANCHOR, anchor_of, prepare_anchor
 from retrograde.denoisers.prediction import KINDS, Prediction
 from retrograde.errors import BadType, BadValue, ShapeError, UnknownName
 from retrograde.paths import Path, VPDiscrete
@@ -58,7 +59,7 @@ class AbstractDenoiser(ABC):
         """Path time nearest to t at which the network was trained; t itself for a continuous network."""
 
     def __call__(self, x_t: Tensor, t: float | Tensor, **condition: Any) -> Prediction:
-        """Predict for conditions given by name; missing ones are null."""
+        """Predict for conditions given by name (`anchor` among them, on an anchored path); missing ones are null."""
         return self.predict(x_t, t, prepare_condition(self, condition, x_t.shape[0], x_t.device))
 
 
@@ -69,11 +70,12 @@ def prepare_condition(
 
     Args:
         condition: None (all null), one value for all items, a list or tensor of n values, or a mapping from names to
-            such values. A bare value belongs to the denoiser's only condition.
+            such values. A bare value belongs to the denoiser's only condition. A mapping may hold the "anchor" too.
 
     Raises:
         BadValue: a bare value where there is not exactly one condition, or a list of another length than n.
         UnknownName: a name that the denoiser does not have.
+        ShapeError: an anchor that does not have the denoiser's shape.
     """
     if condition is None:
         condition = {}
@@ -86,9 +88,11 @@ def prepare_condition(
             )
         condition = {next(iter(denoiser.conditions)): condition}
     for name in condition:
-        if name not in denoiser.conditions:
+        if name not in denoiser.conditions and name != ANCHOR:
             raise UnknownName("condition", str(name), denoiser.conditions)
-    return {
+    anchor = condition.get(ANCHOR)
+    held = {} if anchor is None else {ANCHOR: prepare_anchor(denoiser.shape, anchor, n, device)}
+    return held | {
         name: _per_item(name, null if condition.get(name) is None else condition[name], null, n, device)
         for name, null in denoiser.conditions.items()
     }
@@ -126,7 +130,8 @@ def predict_branches(
         For each branch a prediction whose evaluations are counted under "name:branch".
     """
     branches = list(conditions)
-    joined = {name: torch.cat([conditions[b][name] for b in branches]) for name in denoiser.conditions}
+    held = (*denoiser.conditions, *((ANCHOR,) if all(ANCHOR in c for c in conditions.values()) else ()))
+    joined = {name: torch.cat([conditions[b][name] for b in branches]) for name in held}
     times = t.repeat(len(branches)) if isinstance(t, Tensor) else t
     together = denoiser.predict(x_t.repeat(len(branches), *(1,) * (x_t.ndim - 1)), times, joined, knobs, network_time)
     values = together.value.chunk(len(branches))
@@ -138,6 +143,7 @@ def predict_branches(
             value=value,
             parts=NOTHING,
             evaluations={f"{label}:{branch}": count for label, count in together.evaluations.items()},
+            anchor=conditions[branch].get(ANCHOR),
         )
         for branch, value in zip(branches, values, strict=True)
     }
@@ -153,12 +159,12 @@ class Denoiser(AbstractDenoiser):
         D = c_skip x + c_out F(c_in x, log(sigma)/4),   x = x_t/a,  sigma = s/a,
         c_skip = d^2/(sigma^2 + d^2),  c_out = sigma d/sqrt(sigma^2 + d^2),  c_in = 1/sqrt(sigma^2 + d^2),
 
-    with d = `sigma_data` (Karras et al., 2022, arXiv 2206.00364).
+    with d = `sigma_data` (Karras et al., 2022, arXiv 2206.00364); on an anchored path x = (x_t - b y)/a.
 
     Args:
         network: any callable.
         path: the path it was trained on.
-        predicts: "data", "noise", "score", "v", "velocity" or "edm".
+        predicts: "data", "noise", "score", "v", "velocity", "edm", or one of the path's own targets.
         shape: shape of one item.
         conditions: names of the network's keywords, each with its null value (the dropped condition).
         discrete: number N of trained steps of a discrete network (taken from a `VPDiscrete` path); it is told the index
@@ -167,6 +173,7 @@ class Denoiser(AbstractDenoiser):
         sigma_data: standard deviation of the data, for "edm".
         dtype: type the network computes in; inputs are cast to it, outputs cast back. Time stays float32.
         name: what the ledger calls it.
+        anchor: on an anchored path, the network's keyword for the anchor y; None where it is not told.
     """
 
     network: Callable[..., Tensor]
@@ -180,12 +187,14 @@ class Denoiser(AbstractDenoiser):
     dtype: torch.dtype | None = None
     name: str = "network"
     consumes: frozenset[str] = frozenset()
+    anchor: str | None = ANCHOR
 
     def __post_init__(self) -> None:
-        if self.predicts not in (*KINDS, "edm"):
-            raise UnknownName("prediction", self.predicts, (*KINDS, "edm"))
         if not isinstance(self.path, Path):
             raise BadType(f"path={self.path!r}", "a path", "pass for instance path=retrograde.paths.EDM()")
+        kinds = (*KINDS, *self.path.targets, "edm")
+        if self.predicts not in kinds:
+            raise UnknownName("prediction", self.predicts, kinds)
         object.__setattr__(self, "shape", tuple(self.shape))
         if self.discrete is None and isinstance(self.path, VPDiscrete):
             object.__setattr__(self, "discrete", len(self.path.alphas_cumprod))
@@ -217,11 +226,16 @@ class Denoiser(AbstractDenoiser):
                 f"reshape it, or make the denoiser with shape={tuple(x_t.shape[1:])}",
             )
         told = self._told(t, network_time, x_t)
+        anchor = anchor_of(self.path, condition)
+        if anchor is not None:
+            anchor = anchor.to(x_t)
+            condition = {name: value for name, value in condition.items() if name != ANCHOR}
+            condition |= {} if self.anchor is None else {self.anchor: anchor}
         if self.predicts == "edm":
-            value, kind = self._preconditioned(x_t, t, told, condition), "data"
+            value, kind = self._preconditioned(x_t, t, told, condition, anchor), "data"
         else:
             value, kind = self._evaluate(x_t, told, condition), self.predicts
-        return Prediction(x_t, t, self.path, value, kind, evaluations={self.name: 1})
+        return Prediction(x_t, t, self.path, value, kind, evaluations={self.name: 1}, anchor=anchor)
 
     def _told(self, t: float | Tensor, network_time: float | None, x_t: Tensor) -> Tensor:
         if isinstance(t, Tensor):
@@ -240,10 +254,14 @@ class Denoiser(AbstractDenoiser):
             )
         return output if output.dtype == x.dtype else output.to(x.dtype)
 
-    def _preconditioned(self, x_t: Tensor, t: float | Tensor, told: Tensor, condition: Mapping[str, Any]) -> Tensor:
+    def _preconditioned(
+        self, x_t: Tensor, t: float | Tensor, told: Tensor, condition: Mapping[str, Any], anchor: Tensor | None
+    ) -> Tensor:
         d = self.sigma_data
         per_item: Any = t.double().reshape(-1, *(1,) * len(self.shape)) if isinstance(t, Tensor) else t
         a, sigma = self.path.a(per_item), self.path.sigma(per_item)
+        if anchor is not None:
+            x_t = (x_t - self.path.b(per_item) * anchor).to(x_t.dtype)
         norm = (sigma * sigma + d * d) ** 0.5
         x = x_t if not isinstance(a, Tensor) and a == 1.0 else (x_t / a).to(x_t.dtype)
         output = self._evaluate((x / norm).to(x_t.dtype), told, condition)

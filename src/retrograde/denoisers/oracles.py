@@ -9,16 +9,20 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
 
+from retrograde.denoisers.anchor import ANCHOR, anchor_of
 from retrograde.denoisers.denoiser import NOTHING, AbstractDenoiser
 from retrograde.denoisers.poisson import PoissonData
-from retrograde.denoisers.prediction import KINDS, Prediction
+from retrograde.denoisers.prediction import KINDS, Prediction, combination
 from retrograde.errors import BadValue, ShapeError, UnknownName
 from retrograde.paths import Path
+
+if TYPE_CHECKING:
+    from retrograde.denoisers.degraded import Degraded
 
 __all__ = ["FiniteData", "Gaussian", "GaussianMixture", "PoissonData"]
 
@@ -44,7 +48,7 @@ class GaussianMixture(AbstractDenoiser):
             variances [K, r], floor [K]) low-rank.
         weights: [K], positive; normalized here. Equal when left out.
         labels: for each component a class; with them the denoiser takes the condition "label" (null value -1, all).
-        predicts: the parameterization it answers in.
+        predicts: the parameterization it answers in; an anchor y may be any, the data do not depend on it.
 
     Raises:
         ShapeError: shapes that do not fit.
@@ -65,8 +69,8 @@ class GaussianMixture(AbstractDenoiser):
     factors: tuple[Tensor, Tensor, Tensor] = dataclasses.field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if self.predicts not in KINDS:
-            raise UnknownName("prediction", self.predicts, KINDS)
+        if self.predicts not in (kinds := (*KINDS, *self.path.targets)):
+            raise UnknownName("prediction", self.predicts, kinds)
         if math.isfinite(self.path.degrees):
             raise BadValue(
                 f"an oracle of Gaussian noise on path {self.path.name!r}, whose noise is not",
@@ -135,6 +139,15 @@ class GaussianMixture(AbstractDenoiser):
             log_density = log_density - 0.5 * (rest / width[..., r] + (d - r) * width[..., r].log())
         return log_density - 0.5 * d * math.log(2 * math.pi), z, spread
 
+    def _centred(self, x_t: Tensor, t: float | Tensor, anchor: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Return x_t - b y and y, flat float64: without its anchor's share the state is that of an ordinary path."""
+        x = self._flat(x_t)
+        if anchor is None:
+            return x, None
+        y = self._flat(anchor.to(x_t.device))
+        per_item: Any = t.double()[:, None] if isinstance(t, Tensor) else t
+        return x - self.path.b(per_item) * y, y
+
     def _posterior_weights(self, log_density: Tensor, label: Tensor | None) -> Tensor:
         joint = self.log_weights.to(log_density.device) + log_density
         if label is not None and self.labels is not None:
@@ -159,16 +172,26 @@ class GaussianMixture(AbstractDenoiser):
         knobs: Mapping[str, Any] = NOTHING,
         network_time: float | None = None,
     ) -> Prediction:
-        x = self._flat(x_t)
+        anchor = anchor_of(self.path, condition)
+        x, y = self._centred(x_t, t, anchor)
         a, s = self._coefficients(t, x.device)
         log_density, z, spread = self._components(x, a, s)
         weights = self._posterior_weights(log_density, condition.get("label"))
-        value = self._exact(self.predicts, t, x, a, s, z, spread, weights)
+        value = self._exact(self.predicts, t, x, y, a, s, z, spread, weights)
         value = value.to(x_t.dtype).reshape(x_t.shape)
-        return Prediction(x_t, t, self.path, value, self.predicts, evaluations={self.name: 1})
+        return Prediction(x_t, t, self.path, value, self.predicts, evaluations={self.name: 1}, anchor=anchor)
 
     def _exact(
-        self, kind: str, t: float | Tensor, x: Tensor, a: Tensor, s: Tensor, z: Tensor, spread: Tensor, weights: Tensor
+        self,
+        kind: str,
+        t: float | Tensor,
+        x: Tensor,
+        y: Tensor | None,
+        a: Tensor,
+        s: Tensor,
+        z: Tensor,
+        spread: Tensor,
+        weights: Tensor,
     ) -> Tensor:
         scale = a[..., 0]
         own = torch.cat([self.factors[1], self.factors[2][:, None]], dim=1).to(x.device)
@@ -197,11 +220,13 @@ class GaussianMixture(AbstractDenoiser):
             case "v":
                 return scale * noise() - s[..., 0] * data()
         per_item: Any = t.double()[:, None] if isinstance(t, Tensor) else t
-        return cast(Tensor, self.path.a_dot(per_item) * data() + self.path.s_dot(per_item) * noise())
+        p, q, r = combination(self.path, per_item, kind)
+        value = cast(Tensor, p * data() + q * noise())
+        return value if y is None else value + r * y
 
-    def log_prob(self, x_t: Tensor, t: float | Tensor) -> Tensor:
-        """Return log p_t(x_t) in nats, [batch] float64, for x_t [batch, *shape]."""
-        x = self._flat(x_t)
+    def log_prob(self, x_t: Tensor, t: float | Tensor, anchor: Tensor | None = None) -> Tensor:
+        """Return log p_t(x_t) in nats, [batch] float64, for x_t [batch, *shape] (and y alike, on an anchored path)."""
+        x, _ = self._centred(x_t, t, anchor_of(self.path, {ANCHOR: anchor}))
         log_density = self._components(x, *self._coefficients(t, x.device))[0]
         return torch.logsumexp(self.log_weights.to(x.device) + log_density, dim=-1)
 
@@ -256,7 +281,17 @@ class GaussianMixture(AbstractDenoiser):
             weights=torch.softmax(self.log_weights + evidence.log_prob(innovation), 0).clamp(min=1e-300),
         )
 
-    def flow(self, x_t: Tensor, t: float, s: float | None) -> Tensor:
+    def degraded(self, operator: Tensor, noise_std: float, *, predicts: str = "data") -> Degraded:
+        """Return the exact denoiser of x_0 given the path's anchor y = A x_0 + noise_std n, one anchor per item.
+
+        Args:
+            operator: A, [d, d].
+        """
+        from retrograde.denoisers.degraded import Degraded
+
+        return Degraded(self, operator, noise_std, predicts)
+
+    def flow(self, x_t: Tensor, t: float, s: float | None, anchor: Tensor | None = None) -> Tensor:
         """Return where the probability flow carries x_t from time t to time s (None: to the data), exactly.
 
         Only a single Gaussian has it in closed form: along each principal axis the distance to the mean scales with the
@@ -267,7 +302,7 @@ class GaussianMixture(AbstractDenoiser):
         """
         if self.means.shape[0] != 1:
             raise BadValue(f"a mixture of {self.means.shape[0]} components", "one", "integrate with a fine plan instead")
-        x = self._flat(x_t)
+        x, y = self._centred(x_t, t, anchor_of(self.path, {ANCHOR: anchor}))
         (a_t, s_t), (a_s, s_s) = self._levels(t), (1.0, 0.0) if s is None else self._levels(s)
         basis, variances, floor = (f[0].to(x.device) for f in self.factors)
 
@@ -277,7 +312,10 @@ class GaussianMixture(AbstractDenoiser):
         mean = self.means.to(x.device).flatten(1)
         centred = x - a_t * mean
         moved = scale(floor) * centred + ((centred @ basis) * (scale(variances) - scale(floor))) @ basis.T
-        return (a_s * mean + moved).to(x_t.dtype).reshape(x_t.shape)
+        moved = a_s * mean + moved
+        if y is not None and s is not None:
+            moved = moved + self.path.b(s) * y
+        return moved.to(x_t.dtype).reshape(x_t.shape)
 
     def _levels(self, t: float) -> tuple[float, float]:
         return self.path.a(t), self.path.s(t)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from retrograde.denoisers.anchor import given_anchor
 from retrograde.errors import BadValue, UnknownName
 from retrograde.paths import Path
 
@@ -16,7 +17,7 @@ KINDS = ("data", "noise", "score", "v", "velocity")
 """Parameterizations of a prediction: E[x_0|x_t], E[eps|x_t], grad log p_t, a eps - s x_0, E[dx_t/dt|x_t]."""
 
 
-def _combination(path: Path, t: Any, kind: str) -> tuple[float | Tensor, float | Tensor, float | Tensor]:
+def combination(path: Path, t: Any, kind: str) -> tuple[float | Tensor, float | Tensor, float | Tensor]:
     """Return (p, q, r) such that a prediction of this kind is p x_0 + q eps + r y."""
     match kind:
         case "data":
@@ -29,7 +30,9 @@ def _combination(path: Path, t: Any, kind: str) -> tuple[float | Tensor, float |
             return -path.s(t), path.a(t), 0.0
         case "velocity":
             return path.a_dot(t), path.s_dot(t), path.b_dot(t)
-    raise UnknownName("prediction", kind, KINDS)
+    if kind in path.targets:
+        return path.targets[kind](path, t)
+    raise UnknownName("prediction", kind, (*KINDS, *path.targets))
 
 
 def conversion(path: Path, t: Any, source: str, target: str) -> tuple[float | Tensor, ...]:
@@ -48,14 +51,14 @@ def conversion(path: Path, t: Any, source: str, target: str) -> tuple[float | Te
     if (not isinstance(s, Tensor) and s == 0.0 and "score" in (source, target)) or (source == "data" and _is_zero(s)):
         if target == "score":
             raise BadValue(f"the score at t={t}, where {path.name} holds no noise", "t with s(t) > 0", "read .data instead")
-        p, q, r = _combination(path, t, target)
+        p, q, r = combination(path, t, target)
         return p / a, 0.0, r - p * path.b(t) / a
-    p, q, r = _combination(path, t, source)
-    p_to, q_to, r_to = _combination(path, t, target)
+    p, q, r = combination(path, t, source)
+    p_to, q_to, r_to = combination(path, t, target)
     determinant = a * q - s * p
     if _is_zero(determinant):
         if p_to == 0.0:  # noise and score differ by a factor only
-            return 0.0, q_to / q, 0.0
+            return 0.0, q_to / q, r_to - r * q_to / q
         raise BadValue(
             f"{target!r} from a {source!r} prediction at t={t}, where {path.name} holds no signal",
             "levels with a(t) > 0",
@@ -79,7 +82,7 @@ class Prediction:
         t: path time, a float or a tensor [batch].
         path: the path on which both live.
         value: the output in its own parameterization, shaped as x_t.
-        kind: that parameterization, one of `KINDS`.
+        kind: that parameterization, one of `KINDS` or of the path's own targets.
         parts: named predictions this one was made of (for instance "conditional" and "unconditional").
         evaluations: network evaluations per item, by label.
         anchor: the anchor y of an anchored path, or None.
@@ -97,10 +100,11 @@ class Prediction:
     log_weight: Tensor | None = None
 
     def read(self, kind: str) -> Tensor:
-        """Return the prediction as `kind`, one of `KINDS`; shaped as x_t.
+        """Return the prediction as `kind`, one of `KINDS` or of the path's own targets; shaped as x_t.
 
         Raises:
             BadValue: at this level the asked reading is not determined (see `conversion`).
+            PlanError: the reading takes the anchor of an anchored path, and the prediction has none.
         """
         if kind == self.kind:
             return self.value
@@ -114,7 +118,10 @@ class Prediction:
             value = torch.mul(self.value, c_value)
             if c_x:
                 value = value.add_(self.x_t, alpha=c_x)
-        return value if self.anchor is None else value + c_y * self.anchor
+        if not self.path.anchored or (not isinstance(c_y, Tensor) and c_y == 0.0):
+            return value
+        anchor = given_anchor(self.path, self.anchor)
+        return value.add_((c_y * anchor).to(value))
 
     @property
     def data(self) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from retrograde import systems
 from retrograde.denoisers import AbstractDenoiser, Prediction, predict_branches
+from retrograde.denoisers.anchor import ANCHOR
 from retrograde.denoisers.denoiser import NOTHING
 from retrograde.errors import BadType, BadValue, UnknownName
 from retrograde.guide.transform import Transform
@@ -51,7 +52,7 @@ class ClassifierFree(Transform):
             only = self.inner.predict(x_t, t, condition, passed, network_time)
             counted = {f"{label}:conditional": count for label, count in only.evaluations.items()}
             return dataclasses.replace(only, evaluations=counted, parts={"conditional": only})
-        null = {name: self._null(name, value) for name, value in condition.items()}
+        null = {name: value if name == ANCHOR else self._null(name, value) for name, value in condition.items()}
         branches = {"conditional": condition, "unconditional": null}
         parts = predict_branches(self.inner, x_t, t, branches, passed, network_time)
         conditional, unconditional = parts["conditional"], parts["unconditional"]

@@ -1,9 +1,11 @@
 """How data becomes noise: the forward processes."""
 
+from retrograde.paths.anchored import OrnsteinUhlenbeck, ResidualDenoising, ResidualShift
 from retrograde.paths.diffusion import EDM, VE, VP, PFGMpp, SubVP, VPCosine, VPDiscrete, from_alphas_cumprod
 from retrograde.paths.fractional import Fractional, MarkovFractional
 from retrograde.paths.interpolant import Flow, Trigonometric
 from retrograde.paths.kinetic import kinetic_energy, kinetic_optimal
+from retrograde.paths.over import MeanReverting, Offset, ResidualNoise, mean_reverting_cosine, residual_noise_linear
 from retrograde.paths.path import Path, from_config, get, names
 from retrograde.paths.quantiles import resolution_shift
 from retrograde.paths.tabulated import Tabulated
@@ -15,8 +17,14 @@ __all__ = [
     "Flow",
     "Fractional",
     "MarkovFractional",
+    "MeanReverting",
+    "Offset",
+    "OrnsteinUhlenbeck",
     "PFGMpp",
     "Path",
+    "ResidualDenoising",
+    "ResidualNoise",
+    "ResidualShift",
     "SubVP",
     "Tabulated",
     "Trigonometric",
@@ -27,6 +35,8 @@ __all__ = [
     "get",
     "kinetic_energy",
     "kinetic_optimal",
+    "mean_reverting_cosine",
     "names",
+    "residual_noise_linear",
     "resolution_shift",
 ]

@@ -15,6 +15,7 @@ import hashlib
 import json
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any, ClassVar, TypeVar
 
@@ -25,6 +26,8 @@ from retrograde import systems
 from retrograde.errors import BadValue, UnknownName
 
 Time = TypeVar("Time", float, Tensor)
+
+Targets = Mapping[str, Callable[[Any, Any], tuple[Any, Any, Any]]]
 
 _PATHS: dict[str, type[Path]] = {}
 
@@ -50,6 +53,12 @@ class Path(ABC):
     """What holds on this path: the score is -noise/s, densities follow the flow, the reversal is an SDE."""
     degrees: float = math.inf
     """Degrees of freedom of the noise: eps = z sqrt(degrees/chi^2), Student's law; infinite for Gaussian noise."""
+    anchored: ClassVar[bool] = True
+    """Whether the path carries an anchor y, which every run on it then needs."""
+    guess: ClassVar[float] = 0.0
+    """What a run that begins by itself takes for the unknown data, in units of the anchor."""
+    targets: ClassVar[Targets] = {}
+    """Parameterizations of this path alone: from (path, t) to (p, q, r), of a prediction p x_0 + q eps + r y."""
 
     t_min: float
     t_max: float
@@ -120,7 +129,7 @@ class Path(ABC):
         return self.time_of_sigma(library(log_snr).exp(-0.5 * log_snr))
 
     def drift(self, t: Time) -> Time:
-        """Coefficient f(t) = a'/a of the forward SDE dx = f x dt + g dw."""
+        """Coefficient f(t) = a'/a of the forward SDE dx = (f x + (b' - f b) y) dt + g dw."""
         return self.a_dot(t) / self.a(t)
 
     def diffusion_squared(self, t: Time) -> Time:
@@ -130,7 +139,8 @@ class Path(ABC):
 
     def config(self) -> dict[str, Any]:
         """Return the name and the parameters: `from_config(path.config()) == path`."""
-        return {"name": self.name, **{f.name: getattr(self, f.name) for f in _parameters(type(self))}}
+        parameters = {f.name: getattr(self, f.name) for f in _parameters(type(self))}
+        return {"name": self.name, **{k: v.config() if isinstance(v, Path) else v for k, v in parameters.items()}}
 
     @property
     def fingerprint(self) -> str:
@@ -146,6 +156,8 @@ def _parameters(cls: type[Path]) -> tuple[dataclasses.Field[Any], ...]:
 
 class Unanchored(Path):
     """A path without an anchor: b(t) = 0."""
+
+    anchored: ClassVar[bool] = False
 
     def b(self, t: Time) -> Time:
         return 0.0 * t
@@ -166,6 +178,12 @@ def get(name: str) -> type[Path]:
     return _PATHS[name]
 
 
+def _parameter(value: Any) -> Any:
+    if isinstance(value, dict):
+        return from_config(value)
+    return tuple(value) if isinstance(value, list) else value
+
+
 def from_config(config: dict[str, Any]) -> Path:
     """Rebuild a path from `Path.config()`.
 
@@ -173,7 +191,7 @@ def from_config(config: dict[str, Any]) -> Path:
         UnknownName: no such path.
         BadValue: a parameter that the path does not have.
     """
-    parameters = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items() if k != "name"}
+    parameters = {k: _parameter(v) for k, v in config.items() if k != "name"}
     cls = get(str(config.get("name")))
     allowed = {f.name for f in _parameters(cls)}
     if unknown := sorted(set(parameters) - allowed):
