@@ -3,15 +3,20 @@
 With y = x/a and d = sigma' - sigma, a step is y' = y + d w_n. The velocity w_n follows a linear recursion, and the last one
 need not be kept: it is w_n-1 = (y - y_-1)/d_-1, a difference of states. So every method here is a row of two states and a
 few predictions. A smaller beta means a larger region of stability and a less accurate step; beta = 1 is Adams-Bashforth.
+The heavy ball works on any solver whose step is x' = c x + g w with a mean w of predictions: on DPM-Solver++(2M) it
+averages data means.
 """
 
 from __future__ import annotations
+
+import math
+from typing import cast
 
 from retrograde.errors import BadValue
 from retrograde.paths import Path
 from retrograde.plan import Row
 from retrograde.recipes.ipndm import ADAMS_BASHFORTH
-from retrograde.recipes.recipe import Level, level, noise_basis, recipe
+from retrograde.recipes.recipe import Level, get, level, noise_basis, recipe
 
 _PAPER = {
     "title": "Diffusion Sampling with Momentum for Mitigating Divergence Artifacts",
@@ -59,6 +64,21 @@ def _smoothed(order: int, n: int, beta: float) -> tuple[float, ...]:
     return tuple(totals)
 
 
+def averaged(rows: list[Row], beta: float) -> list[Row]:
+    """Return the heavy ball on steps x' = c x + g m_n: x' = c x + g v_n, v_n = (1 - beta) v_n-1 + beta m_n, v_0 = m_0."""
+    if beta == 1.0 or not rows:
+        return rows
+    moved = [rows[0]]
+    for last, row in zip(rows, rows[1:], strict=False):
+        (c, *_), (c_last, *_), outputs, outputs_last = (
+            cast(tuple[float, ...], part) for part in (row.states, last.states, row.outputs, last.outputs)
+        )
+        ratio = (1.0 - beta) * math.fsum(outputs) / math.fsum(outputs_last)
+        # the last step moved x_-1 by c_-1 x_-1 + g_-1 v_n-1
+        moved.append(Row(row.time, row.next_time, (c + ratio, -ratio * c_last), tuple(beta * weight for weight in outputs)))
+    return moved
+
+
 def _ghvb(path: Path, times: tuple[float, ...], order: int, beta: float) -> list[Row]:
     levels = [level(path, t) for t in times]
     rows = []
@@ -70,16 +90,13 @@ def _ghvb(path: Path, times: tuple[float, ...], order: int, beta: float) -> list
     return rows
 
 
-def _heavy_ball(path: Path, times: tuple[float, ...], order: int, beta: float, nesterov: bool) -> list[Row]:
+def _nesterov(path: Path, times: tuple[float, ...], order: int, beta: float) -> list[Row]:
+    """The steps w_n = (1 - b) v_n + b m_n with v_n = (1 - b) v_n-1 + b m_n; v_n-1 follows from w_n-1 and m_n-1."""
     levels = [level(path, t) for t in times]
     rows = []
     for i, (here, there) in enumerate(zip(levels, levels[1:], strict=False)):
-        weights = ADAMS_BASHFORTH[min(order, i + 1) - 1]
-        share = beta
-        if i == 0:
-            share = 1.0
-        elif nesterov and beta < 1.0:
-            # w_n = (1-b) v_n + b m_n with v_n = (1-b) v_n-1 + b m_n; v_n-1 follows from w_n-1 and m_n-1
+        weights, share = ADAMS_BASHFORTH[min(order, i + 1) - 1], 1.0
+        if i > 0 and beta < 1.0:
             share = beta * (2.0 - beta)
             last = ADAMS_BASHFORTH[min(order, i) - 1]
             lag = beta * (1.0 - beta)
@@ -115,8 +132,24 @@ def _register(order: int) -> None:
         summary=f"heavy-ball (or Nesterov) momentum on Adams-Bashforth of order {order}; order 1 for beta < 1",
     )
     def heavy_ball(path: Path, times: tuple[float, ...], beta: float = 0.8, nesterov: bool = False) -> list[Row]:
-        return _heavy_ball(path, times, order, _checked(beta), nesterov)
+        if nesterov:
+            return _nesterov(path, times, order, _checked(beta))
+        return averaged(get(f"ipndm_{order}").write(path, times), _checked(beta))
 
 
 for _order in (1, 2, 3, 4):
     _register(_order)
+
+
+@recipe(
+    "hb_2m",
+    order=1,
+    summary="heavy-ball momentum on DPM-Solver++(2M), on the data prediction; order 1 for beta < 1",
+    paper=_PAPER | {"test": "tests/recipes/test_momentum.py::test_heavy_ball_on_data_means_is_its_recursion"},
+)
+def hb_2m(path: Path, times: tuple[float, ...], beta: float = 0.8) -> list[Row]:
+    """x' = (s'/s) x + (a' - a s'/s) v, v the running mean of D + (D - D_-1)/(2r): one evaluation (arXiv 2307.11118).
+
+    The predictor of UniPC of order 2 is the same step, so this is momentum on it too.
+    """
+    return averaged(get("dpmpp_2m").write(path, times), _checked(beta))
