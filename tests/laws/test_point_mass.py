@@ -13,7 +13,8 @@ from retrograde.denoisers.denoiser import NOTHING, AbstractDenoiser
 from retrograde.errors import PlanError
 
 # these discretize the linear part of the SDE too, as published, and declare that they miss the point on the way to it
-DISCRETIZED = ("euler_maruyama", "predictor_corrector", "reverse_diffusion")
+# (seeds_1 solves that part exactly, but holds the mean of the noise while it adds noise)
+DISCRETIZED = ("euler_maruyama", "predictor_corrector", "reverse_diffusion", "seeds_1")
 POINT = torch.tensor([[0.5, -2.0, 1.25]], dtype=torch.float64)
 
 

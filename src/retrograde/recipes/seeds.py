@@ -1,4 +1,7 @@
-"""SEEDS of three stages: an exponential Runge-Kutta method of the reverse SDE, its stages on one noise."""
+"""SEEDS: exponential methods of the reverse SDE, of one stage and of three, whose stages are on one noise.
+
+The one of two stages is beside its kin in `dpmpp_sde`.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,8 @@ import math
 from retrograde.errors import BadValue
 from retrograde.paths import Path
 from retrograde.plan import Row
-from retrograde.recipes.recipe import Level, recipe
+from retrograde.recipes.exponential_multistep import multistep_row
+from retrograde.recipes.recipe import Level, noise_basis, recipe
 from retrograde.recipes.recipe import level as level_at
 from retrograde.recipes.res import points_between
 
@@ -37,6 +41,33 @@ def _row(
     return Row(
         asked.t, target.t, (*(0.0,) * len(later), keep), outputs, tuple(reversed(noises)) if eta else (), renoise=False
     )
+
+
+@recipe(
+    "seeds_1",
+    order=1,
+    basis=noise_basis,
+    stochastic=True,
+    approximate=True,
+    summary="SEEDS-1 on the noise prediction: the exponential step of order one of the reverse SDE",
+    paper={
+        "title": "SEEDS: Exponential SDE Solvers for Fast High-Quality Sampling from Diffusion Models",
+        "authors": ("Martin Gonzalez", "Nelson Fernandez", "Thuy Tran", "Elies Gherbi", "Hatem Hajri", "Nader Masmoudi"),
+        "year": 2023,
+        "arxiv": "2305.14267",
+        "test": "tests/recipes/test_seeds.py::test_seeds_1_solves_the_sde_whose_noise_mean_stands_still",
+    },
+)
+def seeds_1(path: Path, times: tuple[float, ...]) -> list[Row]:
+    """x' = (a'/a) x - 2 s'(e^h - 1) E + s' sqrt(e^(2h) - 1) eps, one evaluation per step; arXiv 2305.14267.
+
+    Exact for the reverse SDE with the noise mean of its begin. Data that is one point has another noise mean as soon as
+    noise is added, so this misses it by terms of order h^2: a step leaves noise s' sqrt(1 + 2 (e^h - 1)^2). On the data
+    prediction the step of order one is DDPM's, which does not. Weak order 1.
+    """
+    levels = [level_at(path, t) for t in times]
+    steps = zip(levels, levels[1:], strict=False)
+    return [multistep_row([here], there, "noise", eta=1.0) for here, there in steps]
 
 
 @recipe(
