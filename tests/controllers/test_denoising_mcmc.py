@@ -9,6 +9,7 @@ from torch import Tensor
 
 import retrograde as rg
 from retrograde.controllers import LangevinGibbs, Levels, denoising_mcmc
+from retrograde.controllers.denoising_mcmc import lowest_met
 from retrograde.data import digits8
 from retrograde.denoisers import AtOwnTimes
 from retrograde.errors import BadValue, ShapeError
@@ -76,6 +77,16 @@ def test_a_row_of_the_chain_is_the_langevin_step_of_each_item():
     alone = dataclasses.replace(chain, start=s[2:3], noise=Noise(3, [2]))
     again = rg.sample(AtOwnTimes(den), alone.plan(3), x=x[2:3], items=[2], seed=5, controllers=[alone])
     assert torch.allclose(again, rec.samples[2:3], atol=1e-12)
+
+
+def test_each_part_of_a_chain_emits_the_state_of_the_least_level_it_met():
+    plan = LangevinGibbs(LEVELS, lambda x: x, torch.ones(2), 0.1, Noise.first(2, 0)).plan(5)
+    met = [[9.0, 9.0], [3.0, 1.0], [2.0, 2.0], [5.0, 7.0], [4.0, 8.0]]
+    rows = tuple(dataclasses.replace(row, knobs={"times": s}) for row, s in zip(plan.rows, met, strict=True))
+    trajectory = tuple(torch.tensor([[10.0 * k], [10.0 * k + 1.0]]) for k in range(6))
+    states, levels = lowest_met(dataclasses.replace(plan, rows=rows), trajectory, burn_in=1, draws=2)
+    assert levels == [2.0, 1.0, 4.0, 7.0]
+    assert states.flatten().tolist() == [20.0, 11.0, 40.0, 31.0]
 
 
 def test_ten_calls_a_sample_come_nearer_than_ten_of_heun():

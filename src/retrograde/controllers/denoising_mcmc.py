@@ -190,18 +190,25 @@ def denoising_mcmc(
     s = levels.draw(posterior(x), noise, 10**6, greedy)
     chain = LangevinGibbs(levels, posterior, s, eta, noise, len(asked.shape), relative, greedy)
     rec = record(asked, chain.plan(burn_in + skip * draws), x=x, seed=seed, condition=condition, controllers=[chain])
-    visited = torch.tensor([row.knobs[KNOB] for row in rec.plan.rows], dtype=torch.float64)[burn_in:]
-    states = torch.stack(rec.trajectory[burn_in:-1])  # a row's times are the levels of the state it was asked about
-    visited = visited.reshape(draws, skip, chains)
-    states = states.reshape(draws, skip, *states.shape[1:])
-    lowest = visited.argmin(1)
-    place, item = torch.arange(draws)[:, None], torch.arange(chains)
-    emitted = states[place, lowest, item].flatten(0, 1)
-    starts = visited[place, lowest, item].flatten().tolist()
+    emitted, starts = lowest_met(rec.plan, rec.trajectory, burn_in, draws)
     down = _denoising(path, starts, recipe, nfe, len(asked.shape))
     repeated = None if condition is None else _repeated(condition, chains, draws)
     *_, last = steps(down, asked, x=emitted, seed=seed, condition=repeated)
     return last.x_t.reshape(draws, chains, *asked.shape).transpose(0, 1)
+
+
+def lowest_met(plan: Plan, trajectory: tuple[Tensor, ...], burn_in: int, draws: int) -> tuple[Tensor, list[float]]:
+    """Return the states of least level of each of `draws` parts of a recorded chain, [draws * chains, *shape], and these.
+
+    A row's times are the levels of the states it was asked about, those before it.
+    """
+    visited = torch.tensor([row.knobs[KNOB] for row in plan.rows], dtype=torch.float64)[burn_in:]
+    visited = visited.reshape(draws, -1, visited.shape[-1])
+    states = torch.stack(trajectory[burn_in:-1])
+    states = states.reshape(draws, -1, *states.shape[1:])
+    lowest = visited.argmin(1)
+    place, item = torch.arange(draws)[:, None], torch.arange(visited.shape[-1])
+    return states[place, lowest, item].flatten(0, 1), visited[place, lowest, item].flatten().tolist()
 
 
 def _denoising(path: EDM, starts: list[float], recipe: str, nfe: int, ndim: int) -> Plan:
