@@ -177,8 +177,8 @@ SCHEDULERS: dict[str, Scheduler] = {
         | {"lambda_min_clipped": -float("inf"), "variance_type": None, "rescale_betas_zero_snr": False},
         _multistep("table"),
         writers.dpm_multistep,
-        slips=_HALF + '; of "sde-dpmsolver++" the sign of 1/2 in it is wrong, and the order is 1; flow sigmas that end at '
-        '"sigma_min" end at a level of the table of betas',
+        slips=_HALF + '; in that of "sde-dpmsolver++" the sign of 1/2 is wrong, and it does not converge; flow sigmas that end '
+        'at "sigma_min" end at a level of the table of betas',
     ),
     "DPMSolverSinglestepScheduler": Scheduler(
         _TABLE
@@ -190,7 +190,7 @@ SCHEDULERS: dict[str, Scheduler] = {
         | {"lambda_min_clipped": -float("inf"), "variance_type": None},
         _multistep("table"),
         writers.dpm_singlestep,
-        slips='the sign of 1/2 in the second difference of "sde-dpmsolver++" of order 3 is wrong',
+        slips='in "sde-dpmsolver++" of order 3, form "heun", the sign of 1/2 is wrong, and it does not converge',
     ),
     "UniPCMultistepScheduler": Scheduler(
         _TABLE

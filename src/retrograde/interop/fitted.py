@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -53,11 +53,13 @@ def from_olss(timesteps: Sequence[int] | Tensor, wx: Sequence[float] | Tensor, w
     return made(path, rows, "noise", "olss@1", provenance)
 
 
-def made(path: Path, rows: list[Row], basis: str, recipe: str, provenance: dict[str, Any]) -> Plan:
+def made(
+    path: Path, rows: list[Row], basis: str, recipe: str, provenance: Mapping[str, Any], start: float | None = None
+) -> Plan:
     """Return the plan of rows, which says so where it misses the point-mass law."""
     try:
-        return Plan(path, tuple(rows), basis, recipe, provenance=provenance)
+        return Plan(path, tuple(rows), basis, recipe, start, provenance=provenance)
     except PlanError as error:
         if laws.POINT_MASS not in error.given:
             raise
-    return Plan(path, tuple(rows), basis, recipe, misses=(laws.POINT_MASS,), provenance=provenance)
+    return Plan(path, tuple(rows), basis, recipe, start, (laws.POINT_MASS,), provenance=provenance)

@@ -7,10 +7,11 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from retrograde import laws, recipes
+from retrograde import recipes
 from retrograde.denoisers import AbstractDenoiser
-from retrograde.errors import BadValue, PlanError, UnknownName
+from retrograde.errors import BadValue, UnknownName
 from retrograde.interop import sampler_rows
+from retrograde.interop.fitted import made
 from retrograde.interop.ladders import Ladder
 from retrograde.interop.writers import Written, compiled
 from retrograde.paths import EDM, Path
@@ -141,13 +142,7 @@ def from_k_diffusion(
         "mended": mended,
         "start_noise": 1.0,
     }
-    fields: dict[str, Any] = {"basis": written.basis, "recipe": written.recipe, "start": ladder.times[0]}
-    try:
-        return Plan(ladder.path, tuple(written.rows), provenance=provenance, **fields)
-    except PlanError as error:
-        if laws.POINT_MASS not in error.given:
-            raise
-    return Plan(ladder.path, tuple(written.rows), misses=(laws.POINT_MASS,), provenance=provenance, **fields)
+    return made(ladder.path, written.rows, written.basis, written.recipe, provenance, ladder.times[0])
 
 
 def _name(sampler: str) -> str:

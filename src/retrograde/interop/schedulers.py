@@ -11,13 +11,13 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from retrograde import laws
 from retrograde.denoisers import AbstractDenoiser
 from retrograde.errors import BadType, BadValue, PlanError, UnknownName
 from retrograde.interop.classes import REFUSED, SCHEDULERS, Scheduler
-from retrograde.interop.fitted import from_olss
+from retrograde.interop.fitted import from_olss, made
 from retrograde.interop.ladders import Ladder
 from retrograde.interop.samplers import SAMPLERS, from_k_diffusion
+from retrograde.interop.solver_schedules import from_solver_schedule
 from retrograde.interop.writers import Written
 from retrograde.plan import Plan
 
@@ -154,13 +154,7 @@ def _plan(ladder: Ladder, written: Written, provenance: Mapping[str, Any]) -> Pl
             else dataclasses.replace(row, network_time=tell(row.time))
             for row in rows
         ]
-    fields: dict[str, Any] = {"basis": written.basis, "recipe": written.recipe, "start": ladder.times[0]}
-    try:
-        return Plan(ladder.path, tuple(rows), provenance=provenance, **fields)
-    except PlanError as error:
-        if laws.POINT_MASS not in error.given:
-            raise
-    return Plan(ladder.path, tuple(rows), misses=(laws.POINT_MASS,), provenance=provenance, **fields)
+    return made(ladder.path, rows, written.basis, written.recipe, provenance, ladder.times[0])
 
 
 def _check(plan: Plan, denoiser: AbstractDenoiser) -> None:
@@ -187,6 +181,7 @@ __all__ = [
     "from_diffusers",
     "from_k_diffusion",
     "from_olss",
+    "from_solver_schedule",
     "names",
     "sampler_names",
 ]
