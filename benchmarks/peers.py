@@ -354,7 +354,7 @@ def compare_recorded(run: dict[str, Any], sigmas: list[float], mended: bool = Fa
     plan, draws, options = from_k_diffusion(name, sigmas, mended=mended, **run["options"]), Draws((3, 2)), run["options"]
     if options.get("s_churn") and run["package"] == "k-diffusion":  # it draws in every step, and uses the draws of these
         draws.used = [i for i, s in enumerate(sigmas) if options["s_tmin"] <= s <= options["s_tmax"]]
-    return plan, gap(ours(plan, mixture(plan.path), first_state(plan), draws), torch.tensor(run["end"]).double())
+    return plan, gap(ours(plan, mixture(plan.path), first_state(plan), draws), torch.tensor(run["end"], dtype=torch.float64))
 
 
 def main() -> None:

@@ -178,10 +178,45 @@ def command_page() -> str:
     return text
 
 
+def peers_page() -> str:
+    """The stored run of benchmarks/peers.py: name there, recipe here, how near, and what is known of the peer."""
+    from retrograde.interop.schedulers import SAMPLERS, SCHEDULERS
+
+    file = Path(__file__).parents[2] / "benchmarks" / "results" / "peers.json"
+    stored = json.loads(file.read_text(encoding="utf-8"))
+    grouped: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in stored["rows"]:
+        grouped.setdefault((row["package"], row["name"]), []).append(row)
+    text = (
+        "# The same sampler there and here\n\n"
+        "Each name was run in its own code beside the plan that `retrograde.interop.schedulers` makes of it: the same "
+        "closed-form network, the same first state, the same draws. *Differs by* is the largest difference of the last "
+        "states over their largest value, the worst of all option sets tried; diffusers computes in float32. "
+        f"{len(stored['rows'])} runs of {len(grouped)} samplers; the largest difference is "
+        f"{max(row['gap'] for row in stored['rows']):.0e}.\n\n"
+        "The last column is what the *peer* does wrong, as far as it is known. The plan does the same, so that it is the "
+        "same sampler; `mended=True` asks for the right formula.\n"
+    )
+    for package in ("diffusers", "k-diffusion", "ComfyUI"):
+        rows = []
+        for (owner, name), runs in sorted(grouped.items()):
+            if owner != package:
+                continue
+            recipes = sorted({run["recipe"].split("@")[0] for run in runs})
+            known = SCHEDULERS.get(name) or SAMPLERS.get(name)
+            slips = (known.slips if known is not None else None) or ""
+            differs = f"{max(run['gap'] for run in runs):.0e}"
+            rows.append((f"`{name}`", ", ".join(f"`{one}`" for one in recipes), str(len(runs)), differs, slips))
+        text += f"\n## {package}, {stored['versions'].get(package, 'unknown version')}\n\n"
+        text += table(("name there", "recipe here", "option sets", "differs by", "known slips of the peer"), rows)
+    return text + f"\nMade by `{stored['command']}`.\n"
+
+
 PAGES: dict[str, Callable[[], str]] = {
     "command": command_page,
     "overhead": overhead_page,
     "paths": paths_page,
+    "peers": peers_page,
     "recipes": recipes_page,
     "systems": systems_page,
     "tuned": tuned_page,

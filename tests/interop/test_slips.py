@@ -11,6 +11,7 @@ import pytest
 import retrograde as rg
 from retrograde.interop.classes import SCHEDULERS
 from retrograde.interop.ladders import Ladder
+from retrograde.interop.schedulers import from_diffusers
 from retrograde.plan import Row
 from retrograde.recipes import Recipe
 from retrograde.recipes.recipe import data_basis, noise_basis
@@ -48,7 +49,9 @@ def weak(recipe: Recipe, path: rg.paths.Path) -> float:
 @pytest.mark.parametrize("kind", ["dpmsolver++", "dpmsolver"])
 def test_half_of_the_second_difference_costs_an_order(kind, mixture, flow):
     published, mended = (
-        deterministic(as_recipe("DPMSolverMultistep", choice, solver_order=3, algorithm_type=kind), mixture(rg.paths.EDM()), flow)
+        deterministic(
+            as_recipe("DPMSolverMultistep", choice, solver_order=3, algorithm_type=kind), mixture(rg.paths.EDM()), flow
+        )
         for choice in (False, True)
     )
     assert published == pytest.approx(2.0, abs=0.25)
@@ -64,3 +67,47 @@ def test_with_the_wrong_sign_the_stochastic_third_order_does_not_converge(name, 
     )
     assert published < 0.25
     assert mended == pytest.approx(order, abs=0.25)
+
+
+SCALED = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "clip_sample": False}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"_class_name": "DDIMScheduler", "timestep_spacing": "linspace", **SCALED},
+        {"_class_name": "DDIMScheduler", "timestep_spacing": "trailing", **SCALED},
+        {"_class_name": "PNDMScheduler", "timestep_spacing": "trailing", "skip_prk_steps": True},
+        {"_class_name": "PNDMScheduler", "prediction_type": "v_prediction", "skip_prk_steps": True},
+        {"_class_name": "UnCLIPScheduler", "clip_sample": False},
+        {"_class_name": "LCMScheduler"},
+        {"_class_name": "IPNDMScheduler"},
+        {"_class_name": "EDMDPMSolverMultistepScheduler", "algorithm_type": "sde-dpmsolver++", "solver_order": 3},
+        {"_class_name": "DPMSolverMultistepScheduler", "use_flow_sigmas": True, "final_sigmas_type": "sigma_min"},
+        {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0},
+    ],
+    ids=lambda config: config["_class_name"],
+)
+def test_mended_plans_keep_every_law(config):
+    plan = from_diffusers(config, 7, mended=True)
+    assert not plan.misses
+    if config["_class_name"] in ("DDIMScheduler", "IPNDMScheduler", "UnCLIPScheduler"):
+        assert from_diffusers(config, 7).misses == ("point mass",)
+
+
+def test_mended_flow_shifts_once():
+    once, twice = (
+        from_diffusers({"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0}, 7, mended=m) for m in (1, 0)
+    )
+    least = 3 * 1e-3 / (1 + 2 * 1e-3)
+    assert once.times[-1] == pytest.approx(least, rel=1e-6)
+    assert twice.times[-1] == pytest.approx(3 * least / (1 + 2 * least), rel=1e-6)
+    assert (once.times[0], twice.times[0]) == (1.0, 1.0)
+
+
+def test_mended_ddim_is_ddim_at_the_same_steps():
+    plan = from_diffusers({"_class_name": "DDIMScheduler", "timestep_spacing": "trailing", **SCALED}, 7, mended=True)
+    right = rg.plan("ddim", plan.path, grid=plan.times)
+    for one, other in zip(plan.rows, right.rows, strict=True):
+        assert one.states == pytest.approx(other.states, abs=1e-12)
+        assert one.outputs == pytest.approx(other.outputs, abs=1e-12)

@@ -177,7 +177,8 @@ SCHEDULERS: dict[str, Scheduler] = {
         | {"lambda_min_clipped": -float("inf"), "variance_type": None, "rescale_betas_zero_snr": False},
         _multistep("table"),
         writers.dpm_multistep,
-        slips=_HALF + '; in that of "sde-dpmsolver++" the sign of 1/2 is wrong, and it does not converge; flow sigmas that end '
+        slips=_HALF
+        + '; in that of "sde-dpmsolver++" the sign of 1/2 is wrong, and it does not converge; flow sigmas that end '
         'at "sigma_min" end at a level of the table of betas',
     ),
     "DPMSolverSinglestepScheduler": Scheduler(

@@ -50,7 +50,7 @@ class Ladder:
 
 def table_sigmas(product: Tensor) -> np.ndarray:
     """Return s/a of the trained steps, float32."""
-    return np.array(((1 - product) / product) ** 0.5)
+    return (((1 - product) / product) ** 0.5).numpy()
 
 
 def place_of(sigma: float, logs: np.ndarray) -> float:

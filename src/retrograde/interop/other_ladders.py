@@ -101,8 +101,8 @@ def flow(config: Config, n: int, mu: float | None = None, mended: bool = False) 
 def flow_of_multistep(config: Config, n: int, mu: float | None = None, mended: bool = False) -> Ladder:
     """Return the levels of DPM-Solver, DEIS and SA-Solver with use_flow_sigmas; the first lies below 1.
 
-    Where they do not end at the data, DPM-Solver ends at the least level of its table of betas, taken for a flow time;
-    `mended` ends at the last flow time, where DEIS and SA-Solver end.
+    Where they do not end at the data, DEIS and SA-Solver end at the last level asked at, DPM-Solver at the least level of
+    its table of betas, taken for a flow time; `mended` puts the least trained flow time in its place.
     """
     total = int(config["num_train_timesteps"])
     fixed = {**config, "flow_shift": math.exp(mu)} if mu is not None else {**config, "use_dynamic_shifting": False}
@@ -112,8 +112,11 @@ def flow_of_multistep(config: Config, n: int, mu: float | None = None, mended: b
     end: float | None = None
     if config.get("final_sigmas_type", "zero") == "sigma_min":
         product = trained.alphas_cumprod(config, 2.0**-24)
-        end = times[-1] if mended or "solver_type" not in config or config.get("algorithm_type") == "deis" else None
-        end = float(((1 - product[0]) / product[0]) ** 0.5) if end is None else end
+        end = float(((1 - product[0]) / product[0]) ** 0.5)
+        if "solver_type" not in config or config.get("algorithm_type") == "deis":
+            end = times[-1]
+        elif mended:
+            end = float(shifted(np.array([1.0 / total]), fixed, "flow_shift", None)[0])
     return Ladder(Flow(), times, end, None, 1.0 / times[0])
 
 
