@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,24 @@ def sentence(thing: object) -> str:
     return " ".join((inspect.getdoc(thing) or "").split("\n\n")[0].split())
 
 
+def ends(name: str) -> tuple[str, str]:
+    """A path made without arguments, at both ends of its range."""
+    if any(field.init and field.default is MISSING for field in fields(rg.paths.get(name))):
+        return "", ""
+    path = rg.paths.get(name)()
+
+    def at(t: float) -> str:
+        parts = ((path.a(t), "x_0"), (path.b(t), "y"), (path.s(t), "ε"))
+        return " + ".join(f"{c:.3g} {what}" for c, what in parts if c != 0.0)
+
+    return at(path.t_min), at(path.t_max)
+
+
 def paths_page() -> str:
-    rows = [(f"`{name}`", sentence(rg.paths.get(name))) for name in rg.paths.names()]
-    return "# Paths\n\nHow data becomes noise: `x_t = a(t) x_0 + b(t) y + s(t) ε`.\n\n" + table(("path", "what it is"), rows)
+    rows = [(f"`{name}`", sentence(rg.paths.get(name)), *ends(name)) for name in rg.paths.names()]
+    text = "# Paths\n\nHow data becomes noise: `x_t = a(t) x_0 + b(t) y + s(t) ε`. The ends are those of the path as it is "
+    text += "made without arguments; where they hold a y, it is anchored, and [a run needs it](../restoring.md).\n\n"
+    return text + table(("path", "what it is", "begins at", "ends at"), rows)
 
 
 def stored(name: str) -> Any:

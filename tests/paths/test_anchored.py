@@ -1,6 +1,8 @@
 """What is particular to each anchored path: the published schedules, and the ends."""
 
+import importlib.util
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -129,3 +131,14 @@ def test_the_velocity_of_the_mean_reverting_path_tells_the_data(mixture):
     v = prediction.read("reverting_v")
     data = path.a(t) * x - path.s(t) / path.spread * v + (1 - path.a(t)) * y
     assert torch.allclose(data, prediction.data, atol=1e-12)
+
+
+def test_the_page_of_paths_shows_the_anchor():
+    spec = importlib.util.spec_from_file_location(
+        "generated_pages", Path(__file__).parents[2] / "docs" / "_ext" / "generate.py"
+    )
+    pages = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(pages)
+    rows = {row.split("|")[1].strip(" `"): row for row in pages.paths_page().splitlines() if row.startswith("| `")}
+    for name in rg.paths.names():
+        assert (" y " in rows[name]) == rg.paths.get(name).anchored, name

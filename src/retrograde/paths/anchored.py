@@ -87,10 +87,11 @@ class ResidualShift(Residual):
 
 @dataclasses.dataclass(frozen=True)
 class OrnsteinUhlenbeck(Residual):
-    """Path of dx = gamma (y - x) dt + g dw with exploding noise g = sigma_min (sigma_max/sigma_min)^t sqrt(2 L).
+    """Path of dx = gamma (y - x) dt + g dw: a = e^(-gamma t), b = 1 - a, and exploding noise g.
 
-    a = e^(-gamma t), s^2 = L/(gamma + L) sigma_min^2 (e^(2 L t) - e^(-2 gamma t)), with L = log(sigma_max/sigma_min). At
-    t = 1 the data still weigh e^(-gamma): a run that starts at y + s eps carries this mismatch.
+    g = sigma_min (sigma_max/sigma_min)^t sqrt(2 L), s^2 = L/(gamma + L) sigma_min^2 (e^(2 L t) - e^(-2 gamma t)), with L
+    = log(sigma_max/sigma_min). At t = 1 the data still weigh e^(-gamma): a run that starts at y + s eps carries this
+    mismatch.
 
     Reference: Richter et al., Speech Enhancement and Dereverberation with Diffusion-based Generative Models, 2022, arXiv
     2208.05830.
@@ -134,11 +135,12 @@ class OrnsteinUhlenbeck(Residual):
 
 @dataclasses.dataclass(frozen=True)
 class ResidualDenoising(Residual):
-    """RDDM's path: the residual enters at a linearly falling rate, the noise's variance at a linearly rising one.
+    """RDDM's path: a = (1 - t)^2, b = 1 - a, s = noise t.
 
-    a = (1 - t)^2 and s = noise t, the limit of many steps of the published sums: at step k of T, 1 - a = k(2T - 1 - k)/(T(T
-    - 1)) and s^2 = noise^2 k(k - 1)/(T(T - 1)). The data are gone at t = 1, so slowly that there the velocity says nothing
-    of them: `t_max` stops before, with a = 1e-4. A network that predicts data or residual may start at an explicit 1.
+    The residual enters at a linearly falling rate, the noise's variance at a linearly rising one: the limit of many
+    steps of the published sums: at step k of T, 1 - a = k(2T - 1 - k)/(T(T - 1)) and s^2 = noise^2 k(k - 1)/(T(T - 1)).
+    The data are gone at t = 1, so slowly that there the velocity says nothing of them: `t_max` stops before, with a =
+    1e-4. A network that predicts data or residual may start at an explicit 1.
 
     Args:
         noise: s at t = 1: sqrt(0.01) where one restores, 1 where one generates.

@@ -43,11 +43,11 @@ def _reverting_v(path: MeanReverting, t: Any) -> tuple[Any, Any, Any]:
 
 @dataclasses.dataclass(frozen=True)
 class MeanReverting(Residual):
-    """The mean-reverting path of dx = theta (y - x) dt + sigma sqrt(2 theta) dw over a variance-preserving one.
+    """The base's a, b = 1 - a and s = spread times the base's: over a variance-preserving base, the mean-reverting path.
 
-    a and b = 1 - a from the base (a = e^(-integral of theta)), s = spread sqrt(1 - a^2). Spread 1 over any base is the
-    path that removes a residual beside that base's noise. Its own targets are the residual y - x_0 and "reverting_v" =
-    a spread eps - sqrt(1 - a^2)(x_0 - y), so that x_0 = a x_t + b y - sqrt(1 - a^2) reverting_v.
+    That is the path of dx = theta (y - x) dt + spread sqrt(2 theta) dw, a = e^(-integral of theta). Spread 1 over any
+    base is the path that removes a residual beside that base's noise. Its own targets are the residual y - x_0 and
+    "reverting_v" = a spread eps - sqrt(1 - a^2)(x_0 - y), so that x_0 = a x_t + b y - sqrt(1 - a^2) reverting_v.
 
     Args:
         base: an ordinary path.
@@ -113,12 +113,12 @@ def _resnoise(path: ResidualNoise, t: Any) -> tuple[Any, Any, Any]:
 
 @dataclasses.dataclass(frozen=True)
 class ResidualNoise(Path):
-    """Resfusion's path: the base's chain with the residual y - x_0 as the mean of its noise, up to where the data vanish.
+    """Resfusion's path: a = 2 A - 1, b = 1 - A and s, with A and s of the base, up to where the data vanish.
 
-    With A and s of the base, x_t = A x_0 + (1 - A)(y - x_0) + s eps: a = 2 A - 1, b = 1 - A. It ends where A = 1/2: there
-    x_t = y/2 + s eps, without a trace of the data. Its own targets are the residual and "resnoise" = eps + w (y - x_0), w =
-    s/(1 + sqrt(alpha_t)): what takes the place of the noise in a step of DDPM; alpha_t is the ratio of A^2 over a step of a
-    discrete base, 1 on a continuous one.
+    x_t = A x_0 + (1 - A)(y - x_0) + s eps is the base's chain with the residual as the mean of its noise. It ends where
+    A = 1/2: there x_t = y/2 + s eps, without a trace of the data. Its own targets are the residual and "resnoise" = eps
+    + w (y - x_0), w = s/(1 + sqrt(alpha_t)): what takes the place of the noise in a step of DDPM; alpha_t is the ratio
+    of A^2 over a step of a discrete base, 1 on a continuous one.
 
     Raises:
         BadType: the base has an anchor itself.
