@@ -162,10 +162,10 @@ def test_guidance_keeps_the_anchor_in_both_branches():
 
     def network(x: torch.Tensor, told: torch.Tensor, label: torch.Tensor, anchor: torch.Tensor) -> torch.Tensor:
         return torch.stack(
-            [oracle(x[i : i + 1], float(told[i]), label=int(label[i]), anchor=anchor[i]).data[0] for i in range(len(x))]
+            [oracle(x[i : i + 1], float(told[i]), label=int(label[i]), anchor=anchor[i]).velocity[0] for i in range(len(x))]
         )
 
-    den = rg.guide.cfg(rg.Denoiser(network, path, "data", (2,), conditions={"label": -1}), weight=2.0)
+    den = rg.guide.cfg(rg.Denoiser(network, path, "velocity", (2,), conditions={"label": -1}), weight=2.0)
     again = rg.sample(den, rg.plan("ddim", path, nfe=6), anchor=Y, condition=1, signal=0 * Y, dtype=DOUBLE)
     assert torch.allclose(again, samples, atol=1e-4)
 
