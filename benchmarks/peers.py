@@ -172,6 +172,12 @@ CASES: tuple[Case, ...] = (
     _flow("FlowMatchEulerDiscreteScheduler", invert_sigmas=True, shift=3.0),
     _flow("FlowMatchHeunDiscreteScheduler", shift=3.0),
     _flow("FlowMatchLCMScheduler", shift=3.0),
+    _flow("LTXEulerAncestralRFScheduler"),
+    _flow("LTXEulerAncestralRFScheduler", eta=0.5),
+    Case("CogVideoXDDIMScheduler"),
+    Case("CogVideoXDDIMScheduler", {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing", **_V}),
+    Case("SCMScheduler", {"sigma_data": 1.0}, 2),
+    Case("ScoreSdeVeScheduler", {"correct_steps": 0, "sigma_max": 50.0}),
     _flow("EDMEulerScheduler"),
     _flow("EDMEulerScheduler", sigma_schedule="exponential"),
     *(
@@ -258,14 +264,22 @@ def theirs(
     state = (x / scaled if in_sigma else x).float()
     asked = list(plan.times)
     kind = plan.provenance["predicts"]
-    for i, timestep in enumerate(scheduler.timesteps):
+    for i, timestep in enumerate(scheduler.timesteps[: len(asked)] if "SCM" in kind_of(scheduler) else scheduler.timesteps):
         t = asked[i] if i < len(asked) else asked[-1]
         seen = scheduler.scale_model_input(state, timestep) if hasattr(scheduler, "scale_model_input") else state
         output = _output(den, plan, seen.double(), t, kind, scheduler)
         extra = step if step_at is None else step_at(i)
+        if hasattr(scheduler, "step_pred"):  # its pipeline returns the last mean
+            made = scheduler.step_pred(output.float(), timestep, state)
+            state = made.prev_sample if i + 1 < len(asked) else made.prev_sample_mean
+            continue
         state = scheduler.step(output.float(), timestep, state, **extra).prev_sample
     end = plan.rows[-1].next_time
     return state.double() * (plan.path.a(end) if in_sigma and end is not None else 1.0)
+
+
+def kind_of(scheduler: Any) -> str:
+    return type(scheduler).__name__
 
 
 def _output(den: Any, plan: Plan, x: Tensor, t: float, kind: str, scheduler: Any) -> Tensor:
@@ -322,6 +336,8 @@ def scheduler_of(case: Case) -> Any:
         warnings.simplefilter("ignore")
         made = cls(**case.options)
         made.set_timesteps(case.steps, **({} if case.mu is None else {"mu": case.mu}))
+        if hasattr(made, "set_sigmas"):
+            made.set_sigmas(case.steps)
     return made
 
 

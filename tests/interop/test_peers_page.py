@@ -42,7 +42,9 @@ def test_the_page_has_a_row_for_each(generate):
 )
 def test_the_recipes_of_the_page_are_those_of_the_plans(row):
     latent = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
-    config = {"_class_name": row["name"]} | ({} if row["name"].startswith(("Flow", "EDM", "Cosine")) else latent)
+    config = {"_class_name": row["name"]} | (
+        {} if row["name"].startswith(("Flow", "EDM", "Cosine", "LTX", "SCM", "ScoreSde", "IPNDM", "CMStoch")) else latent
+    )
     options = {k: v for k, v in row["options"].items() if k != "use_dynamic_shifting"}
     plan = from_diffusers(config, row["steps"], **options)
     assert (plan.recipe, plan.nfe) == (row["recipe"], row["nfe"]), MEND

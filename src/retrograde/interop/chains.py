@@ -34,7 +34,7 @@ def _chain(ladder: Ladder, step: Callable[[Level, Level, float | None], Row]) ->
 
 def ddim(ladder: Ladder, config: Config, mended: bool) -> Written:
     """DDIM with the `eta` of its step."""
-    eta = float(config["eta"])
+    eta = float(config.get("eta", 0.0))
     if not 0.0 <= eta <= 1.0:
         raise BadValue(f"eta={eta}", "0 <= eta <= 1: from deterministic to ancestral", "eta=0.0")
 
@@ -155,6 +155,20 @@ def consistency(ladder: Ladder, config: Config, mended: bool) -> Written:
 def jumps(ladder: Ladder, config: Config, mended: bool) -> Written:
     """Flow steps: Euler, or with `stochastic_sampling` jumps to the data and noise again."""
     return compiled(ladder, "lcm" if config.get("stochastic_sampling") else "euler")
+
+
+def rectified_ancestral(ladder: Ladder, config: Config, mended: bool) -> Written:
+    """Euler steps on a flow to t_down = t' (1 + eta (t'/t - 1)), then noise up to t'."""
+    eta, s_noise = float(config["eta"]), float(config["s_noise"])
+
+    def step(here: Level, there: Level, label: float | None) -> Row:
+        down = there.t * (1.0 + eta * (there.t / here.t - 1.0))
+        keep = there.a * down / (1.0 - down) / here.s
+        variance = there.s**2 - (keep * here.s) ** 2
+        noises = (s_noise * math.sqrt(variance),) if eta and variance > 0.0 else ()
+        return Row(here.t, label, (keep,), (there.a - keep * here.a,), noises)
+
+    return Written(_chain(ladder, step), "data", "euler_ancestral@1")
 
 
 def linear_multistep(ladder: Ladder, config: Config, mended: bool) -> Written:

@@ -22,6 +22,7 @@ class Scheduler:
         write: levels and options to rows.
         step: options of its `step` and their defaults.
         slips: what the peer does wrong, mended by mended=True; None where nothing is known.
+        unused: options that the peer's code never reads.
     """
 
     options: Mapping[str, Any]
@@ -29,6 +30,7 @@ class Scheduler:
     write: writers.Write
     step: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     slips: str | None = None
+    unused: tuple[str, ...] = ()
 
 
 _TABLE = {
@@ -245,6 +247,32 @@ SCHEDULERS: dict[str, Scheduler] = {
         writers.by_recipe("lcm"),
         slips=_TWICE,
     ),
+    "LTXEulerAncestralRFScheduler": Scheduler(
+        {"num_train_timesteps": 1000, "eta": 1.0, "s_noise": 1.0},
+        lambda config, n, mu, mended: other_ladders.flow({**config, "shift": 1.0}, n),
+        chains.rectified_ancestral,
+    ),
+    "CogVideoXDDIMScheduler": Scheduler(
+        {k: v for k, v in _DDIM.items() if k not in ("thresholding", "dynamic_thresholding_ratio")}
+        | _LATENT
+        | {"beta_schedule": "scaled_linear", "snr_shift_scale": 3.0},
+        _counted(True),
+        chains.ddim,
+        slips=_STRIDE,
+        unused=("clip_sample",),
+    ),
+    "SCMScheduler": Scheduler(
+        {"num_train_timesteps": 1000, "prediction_type": "trigflow", "sigma_data": 0.5},
+        lambda config, n, mu, mended: other_ladders.angles(config, n),
+        writers.by_recipe("lcm"),
+        {"max_timesteps": 1.5708, "intermediate_timesteps": 1.3},
+    ),
+    "ScoreSdeVeScheduler": Scheduler(
+        {"num_train_timesteps": 2000, "snr": 0.15, "sigma_min": 0.01, "sigma_max": 1348.0, "sampling_eps": 1e-5}
+        | {"correct_steps": 1},
+        lambda config, n, mu, mended: other_ladders.exploding(config, n),
+        writers.by_recipe("reverse_diffusion"),
+    ),
     "EDMEulerScheduler": Scheduler(_EDM, _edm("last"), writers.by_recipe("euler")),
     "EDMDPMSolverMultistepScheduler": Scheduler(
         _EDM | _SOLVER | _THRESHOLD | {"algorithm_type": "dpmsolver++"},
@@ -268,6 +296,17 @@ SCHEDULERS: dict[str, Scheduler] = {
     ),
 }
 """The class names a config may have in `_class_name`."""
+
+APART = {
+    "RePaintScheduler": "it goes back and forth with a mask",
+    "DDIMInverseScheduler": "it runs from data to noise",
+    "DPMSolverMultistepInverseScheduler": "it runs from data to noise",
+    "PiflowScheduler": "its steps are a network's",
+    "FlowMapEulerDiscreteScheduler": "its network is told where a step ends",
+    "ConsistencyDecoderScheduler": "its levels are those of one decoder",
+    "KarrasVeScheduler": "it is deprecated; 'edm_stochastic' is its recipe",
+}
+"""Classes that are known and not imported, and why."""
 
 REFUSED: dict[str, tuple[Any, str]] = {
     "thresholding": (False, "it clips predictions by their own quantiles, which is a transform of the denoiser"),

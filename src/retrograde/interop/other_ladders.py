@@ -189,6 +189,38 @@ def consistency(config: Config, n: int) -> Ladder:
     return Ladder(EDM(low, high), tuple(float(s) for s in sigmas.astype(np.float32)), None)
 
 
+def exploding(config: Config, n: int) -> Ladder:
+    """Return the levels of the VE scheduler: even in log sigma, its network told sigma.
+
+    Raises:
+        BadValue: correct_steps other than 0: the length of a Langevin step depends on the state.
+    """
+    if config["correct_steps"] != 0:
+        raise BadValue(
+            f"correct_steps={config['correct_steps']}: Langevin steps whose length depends on the state",
+            "correct_steps=0, the predictor alone",
+            "rg.plan('predictor_corrector', path, nfe=...) with expected lengths",
+        )
+    low, high = float(config["sigma_min"]), float(config["sigma_max"])
+    sigmas = np.exp(np.linspace(math.log(low), math.log(high), n)[::-1]).astype(np.float32)
+    return Ladder(EDM(low, high), tuple(float(s) for s in sigmas), None, lambda t: t)
+
+
+def angles(config: Config, n: int) -> Ladder:
+    """Return the levels of SCM: angles from max_timesteps to zero, by way of intermediate_timesteps in two steps.
+
+    Raises:
+        BadValue: other than two steps with intermediate_timesteps.
+    """
+    first, middle = float(config["max_timesteps"]), config["intermediate_timesteps"]
+    if middle is not None and n != 2:
+        raise BadValue(f"{n} steps with intermediate_timesteps={middle}", "2 steps", "intermediate_timesteps=None")
+    made = [first, float(middle)] if middle is not None else np.linspace(first, 0, n + 1)[:-1].tolist()
+    times = [min(angle / math.pi * 2, 1.0) for angle in made]
+    told = dict(zip(times, made, strict=True))
+    return Ladder(Trigonometric(), tuple(times), None, lambda t: told[t])
+
+
 def sines(config: Config, n: int) -> Ladder:
     """Return the levels of IPNDM: s = sin^2(pi u/2) for n even steps of u from 1, on the trigonometric path.
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from retrograde.denoisers import AbstractDenoiser
 from retrograde.errors import BadType, BadValue, PlanError, UnknownName
-from retrograde.interop.classes import REFUSED, SCHEDULERS, Scheduler
+from retrograde.interop.classes import APART, REFUSED, SCHEDULERS, Scheduler
 from retrograde.interop.fitted import from_olss, made
 from retrograde.interop.ladders import Ladder
 from retrograde.interop.samplers import SAMPLERS, from_k_diffusion
@@ -75,6 +75,10 @@ def from_diffusers(
     """
     given = _config(scheduler)
     name = str(class_name or given.get("_class_name"))
+    if name in APART:
+        raise BadValue(
+            f"the scheduler {name}", f"schedulers whose steps are a table from noise to data; {APART[name]}", "another"
+        )
     if name not in SCHEDULERS:
         raise UnknownName("continuous scheduler of diffusers", name, SCHEDULERS)
     chosen = SCHEDULERS[name]
@@ -120,7 +124,7 @@ def _config(scheduler: Any) -> dict[str, Any]:
 
 def _refuse(config: Mapping[str, Any], name: str) -> None:
     for option, (allowed, why) in REFUSED.items():
-        if option in config and config[option] not in (allowed, None):
+        if option in config and option not in SCHEDULERS[name].unused and config[option] not in (allowed, None):
             raise BadValue(
                 f"{option}={config[option]!r} of {name}",
                 f"{option}={allowed!r}: {why}",
@@ -135,12 +139,13 @@ def _refuse(config: Mapping[str, Any], name: str) -> None:
 
 
 def _predicts(config: Mapping[str, Any], name: str) -> str:
-    if name.startswith("Flow"):
+    if name.startswith(("Flow", "LTX")):
         return "velocity"
     if name.startswith(("EDM", "Cosine")):
         return "edm"
-    if name in ("CMStochasticIterativeScheduler", "IPNDMScheduler"):
-        return "data" if name.startswith("CM") else "v"
+    own = {"CMStochasticIterativeScheduler": "data", "IPNDMScheduler": "v", "ScoreSdeVeScheduler": "score"}
+    if name in own:
+        return own[name]
     return PREDICTIONS.get(str(config.get("prediction_type", "epsilon")), str(config.get("prediction_type")))
 
 

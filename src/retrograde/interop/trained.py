@@ -62,12 +62,30 @@ def alphas_cumprod(config: Mapping[str, Any], floor: float | None = None) -> Ten
     Args:
         floor: what the schedulers that step in s/a put in place of a last product of zero.
     """
+    if "snr_shift_scale" in config:
+        return _shifted_products(config)
     rescaled = bool(config.get("rescale_betas_zero_snr"))
     trained = without_terminal_signal(betas(config)) if rescaled else betas(config)
     product = torch.cumprod(1.0 - trained, dim=0)
     if rescaled and floor is not None:
         product[-1] = floor
     return product
+
+
+def _shifted_products(config: Mapping[str, Any]) -> Tensor:
+    """The products of CogVideoX: the signal-to-noise ratio divided by `snr_shift_scale`, and the last one taken to zero."""
+    product = torch.cumprod(1.0 - betas(config), dim=0)
+    if config["beta_schedule"] == "scaled_linear" and config.get("trained_betas") is None:
+        start, end = float(config["beta_start"]) ** 0.5, float(config["beta_end"]) ** 0.5
+        exact = torch.linspace(start, end, int(config["num_train_timesteps"]), dtype=torch.float64) ** 2
+        product = torch.cumprod(1.0 - exact, dim=0)
+    scale = float(config["snr_shift_scale"])
+    product = product / (scale + (1 - scale) * product)
+    if not config.get("rescale_betas_zero_snr"):
+        return product
+    root = product.sqrt()
+    first, last = root[0].clone(), root[-1].clone()
+    return ((root - last) * (first / (first - last))) ** 2
 
 
 def path_of(product: Tensor) -> VPDiscrete:
