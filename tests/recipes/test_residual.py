@@ -101,8 +101,11 @@ def test_resshift_is_the_published_posterior():
         assert torch.allclose(step(plan, i, X, EPS, RESIDUAL, Z), published, rtol=0, atol=1e-12)
         assert plan[i].anchor == pytest.approx(0.0, abs=1e-12)  # y cancels
     assert (plan[3].states, plan[3].outputs, plan[3].noises, plan[3].anchor) == ((0.0,), (1.0,), (), 0.0)
-    path_as_rddm = rg.paths.ResidualDenoising(noise=2.0)
-    assert plan != rg.plan("rddm", path_as_rddm, nfe=4)
+    for root, next_root in zip(roots, roots[1:], strict=False):
+        # as RDDM writes it, with bbar^2 = kappa^2 abar: its coefficient on the residual vanishes
+        residual, next_residual, noise, next_noise = root**2, next_root**2, 4 * root**2, 4 * next_root**2
+        on_residual = (noise - next_noise) * next_residual - next_noise * (residual - next_residual)
+        assert on_residual == pytest.approx(0.0, abs=1e-12)
 
 
 def test_resshift_is_what_conditioning_gives():
@@ -166,6 +169,22 @@ def test_resfusion_is_ddpm_with_resnoise(mixture):
         variance = (1 - squares[k - 1]) / (1 - squares[k]) * (1 - alpha)
         z = torch.randn(3, 2, generator=torch.Generator().manual_seed(k), dtype=DOUBLE) if k > 1 else torch.zeros_like(x)
         assert torch.allclose(step(plan, i, x, prediction.data, y, z), published + math.sqrt(variance) * z, atol=1e-10), k
+
+
+def test_resfusion_is_what_conditioning_gives():
+    """x' given x_t, x_0 and y in the chain x_t = sqrt(alpha) x' + (1 - sqrt(alpha)) (y - x_0) + sqrt(beta) eps."""
+    path, (x_0, y, x_t) = rg.paths.residual_noise_linear(12), (0.7, -0.4, 0.25)
+    plan = rg.plan("resfusion", path, nfe=5)
+    squares = [1.0, *path.base.alphas_cumprod]
+    for i, k in enumerate((5, 4, 3, 2)):
+        alpha = squares[k] / squares[k - 1]
+        there, known = plan.times[i + 1], 1 - squares[k - 1]
+        mean, total = path.a(there) * x_0 + path.b(there) * y, alpha * known + 1 - alpha
+        gain = math.sqrt(alpha) * known / total
+        expected = mean + gain * (x_t - math.sqrt(alpha) * mean - (1 - math.sqrt(alpha)) * (y - x_0))
+        row = plan[i]
+        assert row.states[0] * x_t + row.outputs[0] * x_0 + row.anchor * y == pytest.approx(expected, abs=1e-10)
+        assert row.noises[0] ** 2 == pytest.approx(known - gain * math.sqrt(alpha) * known, abs=1e-10)
 
 
 def test_a_network_that_predicts_resnoise_starts_where_nothing_is_left_of_the_data(mixture):

@@ -95,6 +95,8 @@ def test_conditions_and_guidance(mixture):
 
 
 def test_bad_input(mixture):
+    with pytest.raises(BadType, match="on_path"):
+        rg.tune(dataclasses.replace(mixture, path=rg.paths.ResidualShift()), nfe=2)
     with pytest.raises(BadValue, match="nfe >= 1"):
         rg.tune(mixture, 0)
     with pytest.raises(UnknownName, match="seconds"):

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, final
 from torch import Tensor
 
 from retrograde.denoisers import AbstractDenoiser, Prediction
+from retrograde.denoisers.anchor import ANCHOR
 from retrograde.denoisers.denoiser import NOTHING
 from retrograde.errors import BadValue, ShapeError
 from retrograde.guide.transform import Transform
@@ -34,7 +35,7 @@ class FirstNetwork(Transform):
         network_time: float | None = None,
     ) -> Prediction:
         asked = self.first if knobs.get(KNOB) else self.inner
-        own = {name: value for name, value in condition.items() if name in asked.conditions}
+        own = {name: value for name, value in condition.items() if name in (ANCHOR, *asked.conditions)}
         passed = {name: value for name, value in knobs.items() if name in asked.consumes}
         if asked is self.inner:
             return asked.predict(x_t, t, own, passed, network_time)

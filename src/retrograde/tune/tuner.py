@@ -108,6 +108,12 @@ def tune(
         raise BadType(
             f"{type(denoiser).__name__}", "a denoiser", "retrograde.Denoiser(network, path, predicts=..., shape=...)"
         )
+    if denoiser.path.anchored:
+        raise BadType(
+            f"a denoiser of the anchored path {denoiser.path.name!r}",
+            "a path without anchor: the plan made there runs with anchor=y",
+            "tune(retrograde.denoisers.on_path(denoiser, retrograde.paths.EDM(low, high)), ...) for its levels low to high",
+        )
     if nfe < 1:
         raise BadValue(f"nfe={nfe}", "nfe >= 1", "nfe=4")
     if isinstance(effort, str):
