@@ -21,6 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -44,10 +45,18 @@ class Case:
     steps: int = 10
     step: dict[str, Any] = dataclasses.field(default_factory=dict)
     mu: float | None = None
+    levels: dict[str, list[float]] = dataclasses.field(default_factory=dict)
 
     def __str__(self) -> str:
-        shown = {k: v for k, v in self.options.items() if LATENT.get(k) != v} | self.step
+        shown = {k: v for k, v in self.options.items() if LATENT.get(k) != v} | self.step | self.levels
         return f"{self.name}({', '.join(f'{k}={v!r}' for k, v in shown.items())}), {self.steps} steps"
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """What the scheduler and the importer are asked for: a number of steps, or the levels themselves."""
+        if self.name.startswith("UniPC"):  # whose set_timesteps takes no list
+            return {k: np.asarray(v) for k, v in self.levels.items()} or {"num_inference_steps": self.steps}
+        return dict(self.levels) or {"num_inference_steps": self.steps}
 
 
 def _latent(name: str, steps: int = 10, step: dict[str, Any] | None = None, **options: Any) -> Case:
@@ -58,6 +67,8 @@ def _flow(name: str, mu: float | None = None, **options: Any) -> Case:
     return Case(name, options, 10, {}, mu)
 
 
+_STEPS = [980.0, 700.0, 430.0, 250.0, 90.0, 20.0]
+_TIMES = [1.0, 0.9, 0.7, 0.4, 0.1]
 _V = {"prediction_type": "v_prediction"}
 _F = {"prediction_type": "flow_prediction", "use_flow_sigmas": True}
 _LOW = {"final_sigmas_type": "sigma_min"}
@@ -172,6 +183,22 @@ CASES: tuple[Case, ...] = (
     _flow("FlowMatchEulerDiscreteScheduler", invert_sigmas=True, shift=3.0),
     _flow("FlowMatchHeunDiscreteScheduler", shift=3.0),
     _flow("FlowMatchLCMScheduler", shift=3.0),
+    *(
+        Case(f"{name}Scheduler", LATENT | options, 6, {}, None, {"timesteps": [int(t) for t in _STEPS]})
+        for name, options in (
+            ("DDPM", {"clip_sample": False}),
+            ("EulerDiscrete", {}),
+            ("HeunDiscrete", {}),
+            ("DPMSolverMultistep", {}),
+            ("DPMSolverSinglestep", {}),
+        )
+    ),
+    *(Case(f"{name}Scheduler", LATENT, 4, {}, None, {"timesteps": [999, 759, 499, 259]}) for name in ("LCM", "TCD")),
+    Case("EulerDiscreteScheduler", LATENT, 4, {}, None, {"sigmas": [14.6, 6.3, 2.1, 0.5, 0.0]}),
+    Case("FlowMatchEulerDiscreteScheduler", {"shift": 3.0}, 5, {}, None, {"sigmas": _TIMES}),
+    Case("FlowMatchEulerDiscreteScheduler", {"use_dynamic_shifting": True}, 5, {}, 1.15, {"sigmas": _TIMES}),
+    Case("FlowMatchLCMScheduler", {"shift": 3.0}, 5, {}, None, {"sigmas": _TIMES}),
+    Case("UniPCMultistepScheduler", {"flow_shift": 3.0, **_F}, 5, {}, None, {"sigmas": _TIMES}),
     _flow("LTXEulerAncestralRFScheduler"),
     _flow("LTXEulerAncestralRFScheduler", eta=0.5),
     Case("CogVideoXDDIMScheduler"),
@@ -335,7 +362,7 @@ def scheduler_of(case: Case) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         made = cls(**case.options)
-        made.set_timesteps(case.steps, **({} if case.mu is None else {"mu": case.mu}))
+        made.set_timesteps(**case.asked, **({} if case.mu is None else {"mu": case.mu}))
         if hasattr(made, "set_sigmas"):
             made.set_sigmas(case.steps)
     return made
@@ -344,7 +371,7 @@ def scheduler_of(case: Case) -> Any:
 def compare(case: Case, mended: bool = False) -> tuple[Plan, float]:
     """Return the plan of a case and the gap between the two runs."""
     made = scheduler_of(case)
-    plan = from_diffusers(made, case.steps, mu=case.mu, mended=mended, **case.step)
+    plan = from_diffusers(made, **case.asked, mu=case.mu, mended=mended, **case.step)
     den, draws, x = mixture(plan.path), Draws((3, 2)), first_state(plan)
     if hasattr(made, "noise_sampler"):
         made.noise_sampler = Brownian(draws)
@@ -380,7 +407,7 @@ def main() -> None:
     rows = []
     for case in CASES:
         plan, difference = compare(case)
-        options = {k: v for k, v in case.options.items() if LATENT.get(k) != v} | case.step
+        options = {k: v for k, v in case.options.items() if LATENT.get(k) != v} | case.step | case.levels
         name = {"package": "diffusers", "name": case.name, "options": options, "steps": case.steps}
         rows.append(name | {"recipe": plan.recipe, "nfe": plan.nfe, "gap": difference})
         print(f"{difference:.1e}  {case}")

@@ -126,6 +126,26 @@ def test_an_option_that_cannot_be_honoured_is_named(config, word):
         from_diffusers(config, 10)
 
 
+@pytest.mark.parametrize(
+    ("name", "levels", "word"),
+    [
+        ("DDIMScheduler", {"timesteps": [900, 500]}, "timesteps of DDIM"),
+        ("UniPCMultistepScheduler", {"sigmas": [10.0, 1.0]}, "sigmas of UniPC"),
+        ("EulerDiscreteScheduler", {"timesteps": [500, 900]}, "falling"),
+        ("EulerDiscreteScheduler", {"timesteps": [1500, 900]}, "0..999"),
+        ("EulerDiscreteScheduler", {"sigmas": [1.0, 2.0, 0.0]}, "falling"),
+        ("EulerDiscreteScheduler", {"sigmas": [900.0, 2.0, 0.0]}, "sigma_max"),
+        ("FlowMatchEulerDiscreteScheduler", {"sigmas": [1.0, 0.5, 0.0]}, "left out"),
+        ("FlowMatchEulerDiscreteScheduler", {"sigmas": [1.0, 0.5], "num_inference_steps": 2}, "num_inference_steps and"),
+        ("FlowMatchEulerDiscreteScheduler", {}, "no steps"),
+        ("DPMSolverMultistepScheduler", {"timesteps": [900, 500], "use_karras_sigmas": True}, "use_karras_sigmas"),
+    ],
+)
+def test_explicit_levels_that_do_not_fit_are_named(name, levels, word):
+    with pytest.raises(BadValue, match=word):
+        from_diffusers({"_class_name": name, "clip_sample": False}, **levels)
+
+
 def test_unknown_names_are_met_with_the_nearest():
     with pytest.raises(UnknownName, match="EulerDiscreteScheduler"):
         from_diffusers({"_class_name": "EulerDiscretScheduler"}, 10)

@@ -46,5 +46,6 @@ def test_the_recipes_of_the_page_are_those_of_the_plans(row):
         {} if row["name"].startswith(("Flow", "EDM", "Cosine", "LTX", "SCM", "ScoreSde", "IPNDM", "CMStoch")) else latent
     )
     options = {k: v for k, v in row["options"].items() if k != "use_dynamic_shifting"}
-    plan = from_diffusers(config, row["steps"], **options)
+    count = None if {"timesteps", "sigmas"} & set(options) else row["steps"]
+    plan = from_diffusers(config, count, **options)
     assert (plan.recipe, plan.nfe) == (row["recipe"], row["nfe"]), MEND

@@ -33,6 +33,19 @@ class Scheduler:
     unused: tuple[str, ...] = ()
 
 
+EXPLICIT = {
+    "timesteps": (
+        *("DDPMScheduler", "DDPMParallelScheduler", "EulerDiscreteScheduler", "HeunDiscreteScheduler", "LCMScheduler"),
+        *("DPMSolverMultistepScheduler", "DPMSolverSinglestepScheduler", "TCDScheduler"),
+    ),
+    "sigmas": (
+        *("EulerDiscreteScheduler", "FlowMatchEulerDiscreteScheduler", "FlowMatchLCMScheduler"),
+        "UniPCMultistepScheduler",
+    ),
+}
+"""The classes whose `set_timesteps` takes levels instead of a number of them."""
+
+
 _TABLE = {
     "num_train_timesteps": 1000,
     "beta_start": 0.0001,

@@ -98,6 +98,8 @@ def spaced(config: Config, n: int, *, whole: bool = True, beyond: int = 0) -> np
         BadValue: an unknown spacing, or a step outside the trained ones.
     """
     total = int(config["num_train_timesteps"])
+    if config.get("_timesteps") is not None:
+        return _explicit(config, total)
     last = total - int(config.get("_clipped", 0))
     match config.get("timestep_spacing", "linspace"):
         case "linspace":
@@ -120,6 +122,29 @@ def spaced(config: Config, n: int, *, whole: bool = True, beyond: int = 0) -> np
             "fewer steps, or steps_offset=0",
         )
     return steps.astype(np.float64)
+
+
+def _explicit(config: Config, total: int) -> np.ndarray:
+    """Return the trained steps that were given instead of a number of them."""
+    steps = np.asarray(config["_timesteps"], dtype=np.float64)
+    if steps.ndim != 1 or np.any(np.diff(steps) >= 0) or steps.max() > total - 1 or steps.min() < 0:
+        raise BadValue(f"timesteps={steps.tolist()}", f"falling trained steps within 0..{total - 1}", "timesteps=[999, 500]")
+    if chosen := [name for name in config if name.startswith("use_") and "sigmas" in name and config[name]]:
+        raise BadValue(f"timesteps with {chosen[0]}=True", "one of the two", f"{chosen[0]}=False")
+    return steps
+
+
+def _given(config: Config, path: Path, table: np.ndarray) -> Ladder:
+    """Return the levels s/a that were given, the last of which is the end."""
+    sigmas = np.asarray(config["_sigmas"], dtype=np.float32)
+    if sigmas.ndim != 1 or len(sigmas) < 2 or np.any(np.diff(sigmas) >= 0) or sigmas[-1] < 0:
+        raise BadValue(f"sigmas={sigmas.tolist()}", "falling levels, the end included", "sigmas=[14.6, 2.0, 0.0]")
+    _within(sigmas[:-1], table)
+    times = tuple(path.time_of_sigma(float(s)) for s in sigmas[:-1])
+    logs, high = np.log(table), float(sigmas[0])
+    scale = math.hypot(high, 1.0) / high if config.get("timestep_spacing") == "leading" else 1.0
+    end = None if sigmas[-1] == 0.0 else path.time_of_sigma(float(sigmas[-1]))
+    return Ladder(path, times, end, lambda t: place_of(path.sigma(t), logs), scale)
 
 
 def discrete(
@@ -146,6 +171,8 @@ def discrete(
     product = trained.alphas_cumprod(config, floor)
     path, table = trained.path_of(product), table_sigmas(product)
     logs = np.log(table)
+    if config.get("_sigmas") is not None:
+        return _given(config, path, table)
     config = {**config, "_clipped": _clipped(config, product)}
     steps = spaced(config, n, whole=whole, beyond=beyond)
     between = spread(config, table[::-1] if beyond else np.interp(steps, np.arange(len(table)), table), n)

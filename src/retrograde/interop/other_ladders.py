@@ -53,6 +53,8 @@ def distilled(config: Config, n: int) -> Ladder:
     if n > original:
         raise BadValue(f"{n} steps of {original} original_inference_steps", f"at most {original}", f"{original} steps")
     steps = origin[np.floor(np.linspace(0, original, num=n, endpoint=False)).astype(np.int64)]
+    if config.get("_timesteps") is not None:
+        steps = spaced(config, n)
     times = tuple(float(step + 1) / count for step in steps)
     return Ladder(path, times, None, _index(count), 1.0 / path.s(times[0]))
 
@@ -81,6 +83,18 @@ def _stretched(t: np.ndarray, config: Config) -> np.ndarray:
     return 1 - (1 - t) / ((1 - t[-1]) / (1 - float(terminal))) if terminal else t
 
 
+def _flow_times(config: Config) -> np.ndarray:
+    """Return the flow times that were given, before any shift.
+
+    Raises:
+        BadValue: times that do not fall within (0, 1].
+    """
+    t = np.asarray(config["_sigmas"], dtype=np.float32).astype(np.float64)
+    if t.ndim != 1 or np.any(np.diff(t) >= 0) or t.max() > 1.0 or t.min() <= 0.0:
+        raise BadValue(f"sigmas={t.tolist()}", "falling flow times within (0, 1], the end left out", "sigmas=[1.0, 0.5]")
+    return t
+
+
 def flow(config: Config, n: int, mu: float | None = None, mended: bool = False) -> Ladder:
     """Return the levels of the flow-matching schedulers.
 
@@ -91,7 +105,10 @@ def flow(config: Config, n: int, mu: float | None = None, mended: bool = False) 
     ends = np.array([1.0, 1.0 / total])
     if not config.get("use_dynamic_shifting") and not mended:
         ends = shifted(ends.astype(np.float32), config, "shift", None)
-    t = shifted(np.linspace(float(ends[0]), float(ends[1]), n), config, "shift", mu)
+    t = np.linspace(float(ends[0]), float(ends[1]), n)
+    if config.get("_sigmas") is not None:
+        t = _flow_times(config)
+    t = shifted(t, config, "shift", mu)
     t = _stretched(t, config)
     between = spread(config, t, n)
     t = (t if between is None else between).astype(np.float32)
@@ -129,7 +146,8 @@ def flow_of_unipc(config: Config, n: int, mu: float | None = None) -> Ladder:
         sigmas = spread(config, table_sigmas(trained.alphas_cumprod(config, 2.0**-24))[::-1], n)
         t = np.asarray(sigmas) / (np.asarray(sigmas) + 1)
     else:
-        t = _stretched(shifted(np.linspace(1, 1 / total, n + 1)[:-1], config, "flow_shift", mu), config)
+        t = np.linspace(1, 1 / total, n + 1)[:-1] if config.get("_sigmas") is None else _flow_times(config)
+        t = _stretched(shifted(t, config, "flow_shift", mu), config)
         if abs(t[0] - 1) < 1e-6:
             t[0] -= 1e-6
     times = tuple(float(v) for v in t.astype(np.float32))

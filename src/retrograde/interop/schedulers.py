@@ -8,12 +8,12 @@ the peer's formula slips, it slips too, unless mended=True.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from retrograde.denoisers import AbstractDenoiser
 from retrograde.errors import BadType, BadValue, PlanError, UnknownName
-from retrograde.interop.classes import APART, REFUSED, SCHEDULERS, Scheduler
+from retrograde.interop.classes import APART, EXPLICIT, REFUSED, SCHEDULERS, Scheduler
 from retrograde.interop.fitted import from_olss, made
 from retrograde.interop.ladders import Ladder
 from retrograde.interop.samplers import SAMPLERS, from_k_diffusion
@@ -44,8 +44,10 @@ def sampler_names() -> tuple[str, ...]:
 
 def from_diffusers(
     scheduler: Any,
-    num_inference_steps: int,
+    num_inference_steps: int | None = None,
     *,
+    timesteps: Sequence[int] | None = None,
+    sigmas: Sequence[float] | None = None,
     class_name: str | None = None,
     mu: float | None = None,
     mended: bool = False,
@@ -61,6 +63,8 @@ def from_diffusers(
     Args:
         scheduler: a scheduler object, or its config as a dict with `_class_name`.
         num_inference_steps: what `set_timesteps` is given there; `plan.nfe` is what it costs.
+        timesteps, sigmas: explicit trained steps or levels instead, for the classes whose `set_timesteps` takes them; flow
+            pipelines pass sigmas=np.linspace(1.0, 1/n, n), which are then shifted as the scheduler does.
         class_name: another class with the same options, as `from_config` makes it there.
         mu: for use_dynamic_shifting, as pipelines pass it to `set_timesteps`.
         mended: the right formula where the peer's slips.
@@ -89,15 +93,14 @@ def from_diffusers(
     config = {**known, **stored, **options}
     ignored = sorted(k for k in given if not k.startswith("_") and k not in chosen.options)
     _refuse(config, name)
-    if num_inference_steps < 1:
-        raise BadValue(f"num_inference_steps={num_inference_steps}", ">= 1", "num_inference_steps=20")
-    ladder = chosen.ladder(config, num_inference_steps, mu, mended)
+    n = _steps(name, num_inference_steps, timesteps, sigmas, config)
+    ladder = chosen.ladder({**config, "_timesteps": timesteps, "_sigmas": sigmas}, n, mu, mended)
     written = chosen.write(ladder, config, mended)
     kept = {k: v for k, v in config.items() if v != chosen.options.get(k) and k not in ("trained_betas", "tau_func")}
     provenance = {
         "peer": "diffusers",
         "scheduler": name,
-        "num_inference_steps": num_inference_steps,
+        "num_inference_steps": n,
         "options": kept,
         "ignored": ignored,
         "mended": mended,
@@ -120,6 +123,23 @@ def _config(scheduler: Any) -> dict[str, Any]:
     if not isinstance(scheduler, Mapping):
         found.setdefault("_class_name", type(scheduler).__name__)
     return found
+
+
+def _steps(name: str, count: int | None, timesteps: Any, sigmas: Any, config: Mapping[str, Any]) -> int:
+    """Return the number of steps of the one argument that says it."""
+    given = {"num_inference_steps": count, "timesteps": timesteps, "sigmas": sigmas}
+    chosen = [key for key, value in given.items() if value is not None]
+    if len(chosen) != 1:
+        raise BadValue(f"{' and '.join(chosen) or 'no steps'} for {name}", f"one of {', '.join(given)}", "20 steps")
+    key = chosen[0]
+    if key == "num_inference_steps":
+        if count is None or count < 1:
+            raise BadValue(f"num_inference_steps={count}", ">= 1", "num_inference_steps=20")
+        return count
+    flow_only = name == "UniPCMultistepScheduler" and not config["use_flow_sigmas"]
+    if name not in EXPLICIT[key] or flow_only or config.get("timestep_type") == "continuous":
+        raise BadValue(f"{key} of {name}", f"{key} of {', '.join(EXPLICIT[key])}", "num_inference_steps=20")
+    return len(given[key]) - (name == "EulerDiscreteScheduler" and key == "sigmas")
 
 
 def _refuse(config: Mapping[str, Any], name: str) -> None:
