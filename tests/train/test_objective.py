@@ -7,7 +7,7 @@ from torch import nn
 
 from retrograde import paths
 from retrograde.denoisers import Denoiser, Prediction
-from retrograde.errors import ShapeError, UnknownName
+from retrograde.errors import PlanError, ShapeError, UnknownName
 from retrograde.train import loss, question
 
 KINDS = ("data", "noise", "score", "v", "velocity", "edm")
@@ -19,6 +19,7 @@ PATHS = {
     "flow": paths.Flow(),
     "trigonometric": paths.Trigonometric(),
 }
+ANCHORED = {"mean_reverting": paths.MeanReverting(), "residual_noise": paths.ResidualNoise(), "offset": paths.Offset()}
 MEAN, STD = 0.7, 0.4
 
 
@@ -30,7 +31,7 @@ class Affine(nn.Module):
         self.w = nn.Parameter(torch.tensor(w, dtype=torch.float64))
         self.b = nn.Parameter(torch.tensor(b, dtype=torch.float64))
 
-    def forward(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, t: torch.Tensor, anchor: torch.Tensor | None = None) -> torch.Tensor:
         return self.w * x + self.b
 
 
@@ -44,17 +45,19 @@ def quadrature() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return torch.tensor(x_0.reshape(-1, 1)), torch.tensor(eps.reshape(-1, 1)), torch.tensor(both.ravel())
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", PATHS)
-def test_linear_minimiser_is_the_conditional_mean(name: str, kind: str) -> None:
-    path = PATHS[name]
+ASKED = [(name, path, kind) for name, path in (PATHS | ANCHORED).items() for kind in (*KINDS, *path.targets)]
+
+
+@pytest.mark.parametrize(("path", "kind"), [one[1:] for one in ASKED], ids=[f"{name}-{kind}" for name, _, kind in ASKED])
+def test_linear_minimiser_is_the_conditional_mean(path: paths.Path, kind: str) -> None:
     x_0, eps, weights = quadrature()
+    y = torch.full_like(x_0, -1.3) if path.anchored else None
     t = path.time_of_sigma(0.8)
     times = torch.full((len(x_0),), t, dtype=torch.float64)
 
     def gradient(w: float, b: float) -> tuple[torch.Tensor, Affine]:
         network = Affine(w, b)
-        value = (loss(Denoiser(network, path, kind, (1,)), x_0, times, eps) * weights).sum()
+        value = (loss(Denoiser(network, path, kind, (1,)), x_0, times, eps, anchor=y) * weights).sum()
         return torch.stack(torch.autograd.grad(value, list(network.parameters()))), network
 
     # The loss is quadratic in (w, b): one Newton step from the origin is its minimiser.
@@ -65,8 +68,9 @@ def test_linear_minimiser_is_the_conditional_mean(name: str, kind: str) -> None:
 
     x_t = torch.linspace(-3, 3, 7, dtype=torch.float64)[:, None]
     a_t, s_t = path.a(t), path.s(t)
-    exact = MEAN + a_t * STD**2 / (a_t**2 * STD**2 + s_t**2) * (x_t - a_t * MEAN)
-    torch.testing.assert_close(fitted(x_t, t).data, exact, rtol=1e-9, atol=1e-9)
+    beside = {} if y is None else {"anchor": y[:7]}
+    exact = MEAN + a_t * STD**2 / (a_t**2 * STD**2 + s_t**2) * (x_t + 1.3 * path.b(t) - a_t * MEAN)
+    torch.testing.assert_close(fitted(x_t, t, **beside).data, exact, rtol=1e-8, atol=1e-8)
 
 
 @pytest.mark.parametrize("measure", MEASURES)
@@ -132,6 +136,16 @@ def test_edm_target_has_unit_variance_when_sigma_data_is_right() -> None:
         asked = question(Denoiser(Affine(0.0, 0.0), paths.EDM(), "edm", (1,), sigma_data=0.5), x_0, t, eps)
         assert abs(float(asked.target.var()) - 1) < 0.02
         assert abs(float(asked.network_input.var()) - 1) < 0.02
+
+
+def test_an_anchor_out_of_place_is_an_error() -> None:
+    x_0, t = torch.zeros(2, 1), torch.full((2,), 0.5)
+    with pytest.raises(PlanError, match="without its anchor"):
+        loss(Denoiser(Affine(0.0, 0.0), paths.ResidualShift(), "data", (1,)), x_0, t, x_0)
+    with pytest.raises(PlanError, match="which has none"):
+        loss(Denoiser(Affine(0.0, 0.0), paths.VP(), "data", (1,)), x_0, t, x_0, anchor=x_0)
+    with pytest.raises(ShapeError, match="an anchor of shape"):
+        loss(Denoiser(Affine(0.0, 0.0), paths.ResidualShift(), "data", (1,)), x_0, t, x_0, anchor=torch.zeros(3, 1))
 
 
 def test_errors() -> None:
