@@ -105,6 +105,10 @@ def test_a_brownian_path_has_independent_normal_increments():
     # chi-square with n degrees of freedom, as a normal: variance 2n
     assert ((draws.square().sum(1) - n) / math.sqrt(2 * n)).abs().max() < 4.0
     assert (draws.mean(1) * math.sqrt(n)).abs().max() < 4.0
+    # and none goes together with a rise over an interval of the tree, which has noise of its own
+    bridge = path.at(0.75, (n,)) - 0.5 * (path.at(0.5, (n,)) + path.at(1.0, (n,)))
+    draws = torch.cat([draws, path.draw((n,), (0.5, 1.0), dtype=torch.float64)])
+    assert abs(float(bridge[0] @ draws[-1]) / bridge.norm() / draws[-1].norm()) < 4.5 / math.sqrt(n)
     together = draws @ draws.T / math.sqrt(n)
     assert (together - together.diag().diag()).abs().max() < 4.5
 

@@ -230,9 +230,10 @@ def test_settings_are_checked(den):
         adaptive("vp")
 
 
-def test_rows_are_taken_back_to_the_state_that_is_named(den):
-    """The seam alone: three rows run, then two are taken back and others run in their place."""
-    plan = rg.plan("dpmpp_2m", den.path, nfe=8)
+@pytest.mark.parametrize("name", ["dpmpp_2m", "dpmpp_sde"])
+def test_rows_are_taken_back_to_the_state_that_is_named(name, den):
+    """The seam alone: three rows run, then two are taken back and run again, with the noise they had."""
+    plan = rg.plan(name, den.path, nfe=8)
     seen: list = []
 
     class Undo:
@@ -251,4 +252,4 @@ def test_rows_are_taken_back_to_the_state_that_is_named(den):
     rec = rg.record(den, plan, n=2, controllers=[Undo()], dtype=DOUBLE)
     assert torch.equal(rec.samples, rg.sample(den, plan, n=2, dtype=DOUBLE))
     assert rec.plan == plan.bind(den)
-    assert (rec.ledger.nfe, rec.ledger.rows, len(rec.trajectory)) == (10, 10, 9)
+    assert (rec.ledger.nfe, rec.ledger.rows, len(rec.trajectory)) == (10, len(plan) + 2, len(plan) + 1)
