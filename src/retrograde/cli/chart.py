@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from retrograde.cli.verdict import FIGURES
 from retrograde.plan_file import write_atomically
 
 _COLOURS = ("#2f81d8", "#d9822b", "#3f9e4d", "#9a6bd0", "#c75c8e")
+_DRAWING = ("#0b7a75", "#8a5a00", "#5b3fa8", "#a3265e", "#4f5d2f")
+"""For stochastic recipes, so many of which are named."""
 _FITTED = "#d6402b"
 _QUIET = "#9aa0a6"
 _INK = "#010203"
@@ -111,17 +114,21 @@ def _quality(axis: Any, results: dict[str, Any], ranked: list[str]) -> None:
         return entry["figures"][key]["value"]
 
     found = results["quality"]
-    for label in dict.fromkeys(e["label"] for e in found if e["kind"] == "recipe"):
-        least: dict[int, float] = {}
-        for e in found:
-            if e["label"] == label and e["kind"] == "recipe":
-                least[e["nfe"]] = min(least.get(e["nfe"], float("inf")), value(e))
-        known = label in ranked[: len(_COLOURS)]
-        colour = _COLOURS[ranked.index(label)] if known else _QUIET
-        style = "--" if any(e["stochastic"] for e in found if e["label"] == label) else "-"
-        named = label if known or style == "--" else None
-        budgets = sorted(least)
-        axis.plot(budgets, [least[n] for n in budgets], style, color=colour, marker="o", markersize=4, label=named)
+    lines: dict[str, dict[int, float]] = {}
+    for e in found:
+        if e["kind"] == "recipe":
+            line = lines.setdefault(e["label"], {})
+            line[e["nfe"]] = min(line.get(e["nfe"], math.inf), value(e))
+    drawing = {e["label"] for e in found if e["stochastic"] and e["kind"] == "recipe"}
+    best_drawing = _ranked({label: line for label, line in lines.items() if label in drawing})[: len(_DRAWING)]
+    colours = dict(zip(ranked, _COLOURS, strict=False)) | dict(zip(best_drawing, _DRAWING, strict=False))
+    for label in sorted(lines, key=lambda label: label in colours):
+        budgets, known = sorted(lines[label]), label in colours
+        look = (
+            {"linewidth": 1.6, "marker": "o", "markersize": 4, "zorder": 3, "label": label} if known else {"linewidth": 0.8}
+        )
+        style = "--" if label in drawing else "-"
+        axis.plot(budgets, [lines[label][n] for n in budgets], style, color=colours.get(label, _QUIET), **look)
     _plans(axis, {(e["kind"], e["label"]): [] for e in found if e["kind"] != "recipe"}, found, value)
     if floor := results["judge"]["floor"]:
         axis.axhspan(floor[key]["low"], floor[key]["high"], color=_QUIET, alpha=0.25, label="fresh sets of the same law")
@@ -130,7 +137,20 @@ def _quality(axis: Any, results: dict[str, Any], ranked: list[str]) -> None:
         axis.set_yscale("log")
     axis.set_ylabel(FIGURES[key])
     count = results["settings"]["quality_n"]
-    axis.set_title(f"Quality of {count} samples; dashed draws noise", fontsize=10, loc="left")
+    quiet = len([label for label in lines if label not in colours])
+    rest = f", {quiet} more in grey" if quiet else ""
+    axis.set_title(f"Quality of {count} samples; dashed draws noise{rest}", fontsize=10, loc="left")
+
+
+def _ranked(lines: dict[str, dict[int, float]]) -> list[str]:
+    """Return the labels, best first: by the mean over budgets of the log of their value over the least."""
+    least = {nfe: min(line.get(nfe, math.inf) for line in lines.values()) for line in lines.values() for nfe in line}
+
+    def excess(label: str) -> float:
+        logs = [math.log(max(v, 1e-30) / max(least[nfe], 1e-30)) for nfe, v in lines[label].items()]
+        return sum(logs) / len(logs)
+
+    return sorted(lines, key=excess)
 
 
 def _plans(axis: Any, groups: dict[tuple[str, str], list[Any]], entries: list[Any], value: Any) -> None:
