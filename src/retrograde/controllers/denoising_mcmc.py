@@ -153,6 +153,7 @@ def denoising_mcmc(
     seed: int = 0,
     condition: Any = None,
     dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
 ) -> Tensor:
     """Return samples [chains, draws, *shape] of denoising Langevin-Gibbs: `skip` + nfe evaluations for each.
 
@@ -184,7 +185,7 @@ def denoising_mcmc(
     path = EDM(sigma_min=s_min, sigma_max=s_max)
     asked = AtOwnTimes(on_path(denoiser, path))
     quick = get("heun").compile(path, karras(path, 10))
-    *_, begun = steps(quick, asked, chains, seed, condition=condition, dtype=dtype)
+    *_, begun = steps(quick, asked, chains, seed, condition=condition, dtype=dtype, device=device)
     noise = Noise(seed, range(chains))
     x = begun.x_t + 0.5 * noise.draw(asked.shape, (_START, _START), 0, dtype, begun.x_t.device)
     s = levels.draw(posterior(x), noise, 10**6, greedy)
