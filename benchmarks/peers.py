@@ -170,6 +170,7 @@ CASES: tuple[Case, ...] = (
     _latent("PNDMScheduler", skip_prk_steps=True, set_alpha_to_one=True),
     _latent("PNDMScheduler", 20),
     *(_latent("LCMScheduler", steps) for steps in (1, 2, 4, 8)),
+    _latent("LCMScheduler", 4, timestep_scaling=0.01),
     *(_latent("TCDScheduler", steps) for steps in (1, 4, 8)),
     *(_latent("TCDScheduler", 5, {"eta": eta}) for eta in (0.0, 1.0)),
     _flow("CMStochasticIterativeScheduler", clip_denoised=False),
