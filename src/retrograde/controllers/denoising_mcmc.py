@@ -168,8 +168,8 @@ def denoising_mcmc(
     twenty did not, and DPM-Solver++(2M) was as near at ten with independent samples.
 
     Args:
-        posterior: log p(s | x) on the path x_0 + s eps; `levels.exact(oracle)`, or a classifier of noised data over
-            `levels.s`.
+        posterior: log p(s | x) on the path x_0 + s eps; `levels.exact(oracle)`, or `train.noise_posterior(network)` of a
+            classifier that `train.fit_noise_classifier` trained on `levels.s`.
         chains, draws: chains side by side, and samples of each.
         recipe: what denoises, for instance "heun" or "dpmpp_2m".
 

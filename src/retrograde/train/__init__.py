@@ -16,6 +16,7 @@ from retrograde.train.levels import (
     level_law,
     standard_law,
 )
+from retrograde.train.noise_classifier import fit_noise_classifier, noise_posterior
 from retrograde.train.objective import loss, question
 from retrograde.train.run import export, run
 
@@ -33,9 +34,11 @@ __all__ = [
     "Uniform",
     "export",
     "fit",
+    "fit_noise_classifier",
     "held_out_loss",
     "level_law",
     "loss",
+    "noise_posterior",
     "power_gamma",
     "question",
     "run",
