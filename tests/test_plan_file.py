@@ -38,6 +38,15 @@ def test_tensors_and_maps_of_version_one_keep_loading():
     assert loaded.provenance == {"nfe": 2}
 
 
+def test_an_anchored_plan_of_version_one_keeps_loading():
+    loaded = Plan.load(FILES / "mrs_ode.v1.json")
+    assert loaded.path == rg.paths.MeanReverting(rg.paths.VPCosine(), spread=0.25)
+    for row, fresh in zip(loaded.rows, rg.plan("mrs_ode", loaded.path, nfe=4).rows, strict=True):
+        assert row.states + row.outputs == pytest.approx(fresh.states + fresh.outputs, rel=1e-9)
+        assert row.anchor == pytest.approx(fresh.anchor, abs=1e-9)
+    assert loaded.rows[1].anchor != 0.0
+
+
 def test_an_interrupted_write_leaves_the_old_plan(tmp_path, monkeypatch):
     file = tmp_path / "plan.json"
     old = rg.plan("ddim", rg.paths.EDM(), nfe=3)

@@ -87,6 +87,30 @@ def test_rddm_samples_the_posterior_of_degraded_data(eta, mixture):
     assert errors[1] < 4.0 * float(covariance.diagonal().max()) * math.sqrt(2.0 / 1500) + 0.01, errors
 
 
+def test_the_residual_may_be_removed_first_and_the_noise_after_it(mixture):
+    """Path independence: the same denoiser, on a path that shifts to y under full noise, at the same levels s/a."""
+    path = rg.paths.ResidualDenoising(noise=0.5)
+    turned = rg.paths.MeanReverting(rg.paths.Tabulated((0.0, 0.5, 1.0), (1.0, 1.0, 0.0), (0.0, 0.5, 0.5)), spread=1.0)
+    assert [turned.b(t) for t in (0.25, 0.5, 0.75)] == [0.0, 0.0, 0.5]
+    den = mixture(path).degraded(torch.tensor([[0.9, 0.2], [0.1, 0.6]]), 0.5)
+    y = torch.tensor([[0.6, -0.4], [0.1, 0.9], [-1.0, 0.3]], dtype=DOUBLE)
+    for name in ("ddim", "dpmpp_2m"):
+        plans = [rg.plan(name, one, nfe=20, grid="log_snr", start=50.0, sigma_min=0.01) for one in (path, turned)]
+        one, other = (rg.sample(den, plan, seed=1, anchor=y, dtype=DOUBLE) for plan in plans)
+        assert torch.allclose(one, other, rtol=0, atol=1e-9)
+    # five even steps in either order end closer to each other than to where they should
+    times = [0.95, 0.8, 0.65, 0.5, 0.25]
+    y = den.draw(50)[1]
+    plans = (
+        rg.plan("rddm", turned, grid=times, eta=0.0),
+        rg.plan("rddm", path, nfe=5, grid="uniform", eta=0.0),
+        rg.plan("dpmpp_2m", path, nfe=100, grid="uniform"),
+    )
+    turning, direct, fine = (rg.sample(den, plan, seed=1, anchor=y, dtype=DOUBLE) for plan in plans)
+    error = min((one - fine).square().mean() for one in (turning, direct))
+    assert (turning - direct).square().mean() < 0.5 * error
+
+
 # ------------------------------------------------------------------------------------------------------------ ResShift
 
 
