@@ -215,3 +215,12 @@ def test_gradients_reach_the_anchor(mixture):
         gradients.append(y.grad)
     # with the start moved along, the samples do not depend on y at all
     assert all(gradient is not None and gradient.abs().max() < 1e-9 for gradient in gradients)
+
+
+def test_the_loop_with_an_anchor_is_one_graph():
+    def network(x: torch.Tensor, told: torch.Tensor, anchor: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(x - anchor)
+
+    den, plan = rg.Denoiser(network, REVERTING, "noise", (2,)), rg.plan("dpmpp_2m", REVERTING, nfe=4)
+    compiled = torch.compile(lambda x, y: rg.sample(den, plan, x=x, anchor=y), fullgraph=True, backend="eager")
+    assert torch.equal(compiled(2.0 * Y, Y), rg.sample(den, plan, x=2.0 * Y, anchor=Y))
