@@ -1,7 +1,22 @@
 """Fitting plans to one denoiser and one budget."""
 
 from retrograde.tune.contest import Entry, Reference, plans, race
+from retrograde.tune.few_steps import FEW_STEPS, Settings, few_steps, search_few_steps
 from retrograde.tune.teacher import Teacher, teach
 from retrograde.tune.tuner import EFFORTS, Effort, tune
 
-__all__ = ["EFFORTS", "Effort", "Entry", "Reference", "Teacher", "plans", "race", "teach", "tune"]
+__all__ = [
+    "EFFORTS",
+    "FEW_STEPS",
+    "Effort",
+    "Entry",
+    "Reference",
+    "Settings",
+    "Teacher",
+    "few_steps",
+    "plans",
+    "race",
+    "search_few_steps",
+    "teach",
+    "tune",
+]
