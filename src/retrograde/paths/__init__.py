@@ -9,12 +9,14 @@ from retrograde.paths.over import MeanReverting, Offset, ResidualNoise, mean_rev
 from retrograde.paths.path import Path, from_config, get, names
 from retrograde.paths.quantiles import resolution_shift
 from retrograde.paths.tabulated import Tabulated
+from retrograde.paths.two_sided import Interpolant
 
 __all__ = [
     "EDM",
     "VE",
     "VP",
     "Flow",
+    "Interpolant",
     "Fractional",
     "MarkovFractional",
     "MeanReverting",

@@ -13,11 +13,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from retrograde import systems
 from retrograde.errors import BadValue
-from retrograde.paths.path import Time, Unanchored, library
+from retrograde.paths.path import Time, Unanchored, bisect, library
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,19 +148,8 @@ class Fractional(Unanchored):
         return 0.5 * self._scale**2 * self.process.kernel(t) ** 2 / self.s(t)
 
     def time_of_positive_sigma(self, sigma: Time) -> Time:
-        low, high = _EARLIEST, 1.0
-        if isinstance(sigma, Tensor):
-            exact = sigma.double()
-            bottom, top = torch.full_like(exact, low), torch.full_like(exact, high)
-            for _ in range(70):
-                middle = 0.5 * (bottom + top)
-                above = self.s(middle.exp()) > exact
-                bottom, top = torch.where(above, bottom, middle), torch.where(above, middle, top)
-            return (0.5 * (bottom + top)).exp().to(sigma.dtype)
-        for _ in range(70):
-            middle = 0.5 * (low + high)
-            low, high = (low, middle) if self.s(math.exp(middle)) > sigma else (middle, high)
-        return 0.0 * sigma + math.exp(0.5 * (low + high))
+        log_t = bisect(lambda log_t, level: self.s(library(log_t).exp(log_t)) - level, sigma, _EARLIEST, 1.0)
+        return library(log_t).exp(log_t)
 
 
 systems.register(

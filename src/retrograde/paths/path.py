@@ -40,6 +40,22 @@ def library(t: float | Tensor) -> ModuleType:
     return torch if isinstance(t, Tensor) else math
 
 
+def bisect(excess: Callable[[Any, Any], Any], target: Time, low: float, high: float, halvings: int = 70) -> Time:
+    """Return the place between low and high where the rising excess(place, target) passes zero, for floats and tensors."""
+    if isinstance(target, Tensor):
+        wanted = target.double()
+        bottom, top = torch.full_like(wanted, low), torch.full_like(wanted, high)
+        for _ in range(halvings):
+            middle = 0.5 * (bottom + top)
+            above = excess(middle, wanted) > 0.0
+            bottom, top = torch.where(above, bottom, middle), torch.where(above, middle, top)
+        return (0.5 * (bottom + top)).to(target.dtype)
+    for _ in range(halvings):
+        middle = 0.5 * (low + high)
+        low, high = (low, middle) if excess(middle, target) > 0.0 else (middle, high)
+    return 0.0 * target + 0.5 * (low + high)
+
+
 class Path(ABC):
     """A forward process x_t = a(t) x_0 + b(t) y + s(t) eps.
 
