@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from torch import Tensor
 
-from retrograde.denoisers.prediction import conversion
+from retrograde.denoisers.prediction import conversion, readings
 from retrograde.errors import PlanError
 from retrograde.linear import LinearMap
 
@@ -38,7 +38,7 @@ def check(plan: Plan) -> None:
     for k, row in enumerate(plan.rows):
         _finite(plan, k, row)
         if row.time is not None:
-            outputs += 1
+            outputs += len(readings(plan.basis))
             if clock is not None and not math.isclose(row.time, clock, rel_tol=1e-9, abs_tol=1e-12):
                 _broken(
                     plan,
@@ -112,8 +112,9 @@ def _point_mass(plan: Plan) -> None:
     for k, row in enumerate(plan.rows):
         if row.time is not None:
             # at a point mass the data mean is mu wherever the state is
-            c_x, c_mu, c_y = conversion(path, row.time, "data", plan.basis)
-            outputs.insert(0, _combine([(c_x, states[0]), (c_mu, {"mu": 1.0}), (c_y, {"anchor": 1.0})]))
+            for kind in reversed(readings(plan.basis)):
+                c_x, c_mu, c_y = conversion(path, row.time, "data", kind)
+                outputs.insert(0, _combine([(c_x, states[0]), (c_mu, {"mu": 1.0}), (c_y, {"anchor": 1.0})]))
         mapped = any(isinstance(c, LinearMap) for c in (*row.states, *row.outputs, *row.noises))
         if row.shift is not None or mapped:
             _broken(plan, k, POINT_MASS, "adds a constant or maps the state", f"declare misses=({POINT_MASS!r},)")

@@ -18,12 +18,12 @@ import torch
 from torch import Tensor
 
 from retrograde import laws
-from retrograde.denoisers.prediction import combination, conversion
+from retrograde.denoisers.prediction import KINDS, combination, conversion, readings
 from retrograde.errors import BadValue, PlanError, UnknownName
 from retrograde.linear import LinearMap
 from retrograde.paths import Path
 
-BASES = ("data", "noise", "velocity")
+BASES = ("data", "noise", "velocity", "data+noise")
 
 Coefficient = float | Tensor | LinearMap
 """A float computed in float64, a tensor that broadcasts against one item, or a linear map."""
@@ -87,7 +87,8 @@ class Plan:
     Attributes:
         path: the path its times and coefficients belong to.
         rows: the table.
-        basis: parameterization of the predictions in the combination: "data", "noise" or "velocity".
+        basis: parameterization of the predictions in the combination: "data", "noise" or "velocity"; "data+noise" reads both
+            off each evaluation, data newest, for networks that answer with two quantities.
         recipe: who wrote the table, with version, for instance "dpmpp_2m@1".
         start: path time of the initial state.
         misses: laws that the method only approximates.
@@ -173,9 +174,8 @@ class Plan:
 
     def _cut(self, first: int, rows: tuple[Row, ...]) -> Plan:
         start = self.start if first == 0 else self.rows[first - 1].next_time
-        return dataclasses.replace(
-            self, rows=rows, start=start, history=_reach(rows) if first else self.history, report=None
-        )
+        history = _reach(rows, len(readings(self.basis))) if first else self.history
+        return dataclasses.replace(self, rows=rows, start=start, history=history, report=None)
 
     def from_noise(self, sigma: float) -> Plan:
         """Return the plan that starts at the first of its levels not above `sigma`.
@@ -195,7 +195,7 @@ class Plan:
                 # a corrector: here is no earlier state to correct, but its prediction serves the step that follows
                 rows = (dataclasses.replace(row, states=(1.0,), outputs=(0.0,), anchor=None), *rows[1:])
             if all(len(r.states) <= i + 1 for i, r in enumerate(rows)):
-                return dataclasses.replace(self, rows=_fold(rows), start=row.time, history=0, report=None)
+                return dataclasses.replace(self, rows=_fold(rows, self.basis), start=row.time, history=0, report=None)
         levels = [self.path.sigma(t) for t in self.times]
         raise BadValue(
             f"sigma={sigma:g}", f"a level of the plan: {levels[-1]:.4g} <= sigma", f"from_noise({levels[-1]:.4g})"
@@ -256,7 +256,8 @@ def anchored(path: Path, basis: str, row: Row, states: Sequence[float | None], a
     """
     held = 0.0 if row.next_time is None else path.b(row.next_time)
     terms = [(c, 0.0 if t is None else path.b(t)) for c, t in zip(row.states, states, strict=False)]
-    terms += [(c, 0.0 if t is None else combination(path, t, basis)[2]) for c, t in zip(row.outputs, asked, strict=False)]
+    made = [(t, kind) for t in asked for kind in readings(basis)]
+    terms += [(c, 0.0 if t is None else combination(path, t, k)[2]) for c, (t, k) in zip(row.outputs, made, strict=False)]
     total: float | Tensor = held
     for coefficient, share in terms:
         if isinstance(coefficient, LinearMap):
@@ -277,18 +278,19 @@ def _anchored(plan: Plan) -> tuple[Row, ...]:
     for row in plan.rows:
         if row.time is not None:
             asked.insert(0, row.time)
-        if row.anchor is None and len(row.states) <= len(states) and len(row.outputs) <= len(asked):
+        made = len(asked) * len(readings(plan.basis))
+        if row.anchor is None and len(row.states) <= len(states) and len(row.outputs) <= made:
             row = anchored(plan.path, plan.basis, row, states, asked)
         rows.append(row)
         states.insert(0, row.next_time)
     return tuple(rows)
 
 
-def _reach(rows: Sequence[Row]) -> int:
-    """Number of earlier states, outputs or noises that rows cut from a plan reach back to."""
+def _reach(rows: Sequence[Row], each: int) -> int:
+    """Number of earlier states, outputs (`each` evaluation makes so many) or noises that cut rows reach back to."""
     reach = seen = drawn = 0
     for i, row in enumerate(rows):
-        seen += row.time is not None
+        seen += each * (row.time is not None)
         drawn += bool(row.noises)
         reach = max(reach, len(row.states) - 1 - i, len(row.outputs) - seen, len(row.noises) - drawn)
     return reach
@@ -298,7 +300,8 @@ def _restated(plan: Plan, start: int, k: int) -> Row:
     """Row k of a plan cut at row `start`, with states from before the start read off the state and prediction it has."""
     row, had = plan.rows[k], k - start + 1
     beyond = cast(tuple[float, ...], row.states[had:])
-    if not beyond or row.time is None or not all(isinstance(c, float) for c in row.states) or row.states[0] == 0.0:
+    numbers = all(isinstance(c, float) for c in row.states) and plan.basis in KINDS
+    if not beyond or row.time is None or not numbers or row.states[0] == 0.0:
         return row  # a row that does not go on from its own state is an inner stage, and is lost
     states: list[Any] = list(row.states[:had])
     outputs: list[Any] = list(row.outputs)
@@ -312,12 +315,12 @@ def _restated(plan: Plan, start: int, k: int) -> Row:
     return dataclasses.replace(row, states=tuple(states), outputs=tuple(outputs), anchor=None)
 
 
-def _fold(rows: Sequence[Row]) -> tuple[Row, ...]:
+def _fold(rows: Sequence[Row], basis: str) -> tuple[Row, ...]:
     folded, seen = [], 0
     for row in rows:
         seen += row.time is not None
         outputs = row.outputs
-        if len(outputs) > seen:
+        if len(outputs) > seen and basis in KINDS:
             oldest = sum(cast(tuple[float, ...], outputs[seen - 1 :]))
             row = dataclasses.replace(row, outputs=(*outputs[: seen - 1], oldest), anchor=None)
         folded.append(row)

@@ -20,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from retrograde.denoisers import AbstractDenoiser, Prediction
 from retrograde.denoisers.anchor import anchor_of_run
+from retrograde.denoisers.prediction import readings
 from retrograde.errors import BadValue, PlanError, RetrogradeError
 from retrograde.linear import LinearMap
 from retrograde.noise import Source
@@ -213,7 +214,7 @@ def run(
     state: State | None = None
     prediction: Prediction | None = None
     condition, anchor = anchor_of_run(plan.path, denoiser, x, {} if condition is None else condition, anchor)
-    clock = plan.start
+    clock, kinds = plan.start, readings(plan.basis)
     while remaining:
         with contextlib.nullcontext() if gradient != "none" else torch.no_grad():
             for controller in deciders:
@@ -229,12 +230,13 @@ def run(
                 break
             row, remaining = remaining[0], remaining[1:]
             if deciders:
-                row = _rewritten(row, denoiser, [len(states), len(outputs), len(noises)], len(ran))
+                row = _rewritten(row, denoiser, [len(states), len(outputs), len(noises)], len(kinds), len(ran))
                 if plan.path.anchored and row.anchor is None:
                     row = _completed(plan, row, ran)
             if row.time is not None:
                 prediction = _ask(denoiser, states[0], row, condition, gradient, ledger)
-                outputs.appendleft(prediction.read(plan.basis))
+                for kind in reversed(kinds):
+                    outputs.appendleft(prediction.read(kind))
             if row.noises and noise is not None:
                 interval = (-1.0 if clock is None else clock, -1.0 if row.next_time is None else row.next_time)
                 shape, like = states[0].shape[1:], states[0]
@@ -285,9 +287,9 @@ def _moved(state: State, memory: Memory) -> State:
     return dataclasses.replace(state, x_t=memory.states[0], memory=memory)
 
 
-def _rewritten(row: Row, denoiser: AbstractDenoiser, kept: list[int], index: int) -> Row:
+def _rewritten(row: Row, denoiser: AbstractDenoiser, kept: list[int], each: int, index: int) -> Row:
     """Return a row that may come from a controller, with what the network is told; its laws were not checked before."""
-    kept[1] += row.time is not None
+    kept[1] += each * (row.time is not None)
     kept[2] += bool(row.noises)
     for name, had in zip(("states", "outputs", "noises"), kept, strict=True):
         if len(getattr(row, name)) > had:

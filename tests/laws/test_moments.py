@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import retrograde as rg
+from retrograde.denoisers.prediction import readings
 from retrograde.plan import Plan
 
 HIGH, LOW = 2.0, 0.5
@@ -47,7 +48,8 @@ def propagate(plan: Plan, mean: float, variance: float) -> tuple[float, float]:
             centred = (states[0] - a * mean * basis[0]) / (a * a * variance + s * s)
             data, noise = mean * basis[0] + a * variance * centred, s * centred
             velocity = path.a_dot(row.time) * data + path.s_dot(row.time) * noise
-            outputs.insert(0, {"data": data, "noise": noise, "velocity": velocity}[plan.basis])
+            for kind in reversed(readings(plan.basis)):
+                outputs.insert(0, {"data": data, "noise": noise, "velocity": velocity}[kind])
         if row.noises:
             noises.insert(0, basis[2 + len(noises)])
         terms = ((row.states, states), (row.outputs, outputs), (row.noises, noises))

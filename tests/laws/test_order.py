@@ -13,6 +13,7 @@ import torch
 from scipy.integrate import solve_ivp
 
 import retrograde as rg
+from retrograde.denoisers.prediction import readings
 from retrograde.plan import Plan, Row
 from retrograde.recipes import Recipe
 from retrograde.run import Memory
@@ -76,7 +77,7 @@ def final_error(recipe: Recipe, den: rg.oracles.GaussianMixture, flow: Callable,
     k = warm_up(recipe, plan)
     moved = [plan.start, *(row.next_time for row in plan.rows[:k])][::-1]
     asked = [row.time for row in plan.rows[:k] if row.time is not None][::-1]
-    outputs = tuple(den.predict(state(t), t, anchor).read(plan.basis) for t in asked)
+    outputs = tuple(den.predict(state(t), t, anchor).read(kind) for t in asked for kind in readings(plan.basis))
     memory = Memory(tuple(map(state, moved)), outputs) if k else None
     *_, last = rg.run(plan[k:], den, state(moved[0]), memory=memory, **anchor)
     return float((last.x_t - state(grid[-1])).abs().max()) / path.a(grid[-1])
@@ -84,7 +85,7 @@ def final_error(recipe: Recipe, den: rg.oracles.GaussianMixture, flow: Callable,
 
 def warm_up(recipe: Recipe, plan: Plan) -> int:
     """Number of rows until a multistep recipe has all the predictions its later rows use."""
-    needed = max(len(row.outputs) for row in plan.rows)
+    needed = max(len(row.outputs) for row in plan.rows) // len(readings(plan.basis))
     if recipe.evaluations > 1 or needed == 1:
         return 0
     seen = 0

@@ -1,6 +1,7 @@
 """What predicts: predictions, the network adapter, oracles in closed form."""
 
 from retrograde.denoisers.convert import OnPath, on_path
+from retrograde.denoisers.coupled import Coupled, TwoHeads
 from retrograde.denoisers.denoiser import AbstractDenoiser, Denoiser, predict_branches, prepare_condition
 from retrograde.denoisers.error import mmse
 from retrograde.denoisers.own_times import AtOwnTimes
@@ -10,9 +11,11 @@ __all__ = [
     "KINDS",
     "AbstractDenoiser",
     "AtOwnTimes",
+    "Coupled",
     "Denoiser",
     "OnPath",
     "Prediction",
+    "TwoHeads",
     "mmse",
     "on_path",
     "predict_branches",

@@ -81,6 +81,12 @@ class OnPath(AbstractDenoiser):
             condition = {name: value for name, value in condition.items() if name != ANCHOR}
         prediction = self.inner.predict(inner_x.to(x_t.dtype), inner_t, condition, knobs, network_time)
         kept = anchor if self.path.anchored else None
+        if prediction.heads:
+            raise BadValue(
+                f"a denoiser of {self.inner.path.name!r} that does not know its anchor, on path {self.path.name!r}",
+                "the denoiser's own path: the two laws mix differently on another",
+                "make the plan for denoiser.path",
+            )
         data = prediction.data
         return Prediction(x_t, t, self.path, data, "data", prediction.parts, prediction.evaluations, kept)
 

@@ -135,6 +135,7 @@ def predict_branches(
     times = t.repeat(len(branches)) if isinstance(t, Tensor) else t
     together = denoiser.predict(x_t.repeat(len(branches), *(1,) * (x_t.ndim - 1)), times, joined, knobs, network_time)
     values = together.value.chunk(len(branches))
+    heads = {kind: head.chunk(len(branches)) for kind, head in together.heads.items()}
     return {
         branch: dataclasses.replace(
             together,
@@ -144,8 +145,9 @@ def predict_branches(
             parts=NOTHING,
             evaluations={f"{label}:{branch}": count for label, count in together.evaluations.items()},
             anchor=conditions[branch].get(ANCHOR),
+            heads={kind: head[place] for kind, head in heads.items()},
         )
-        for branch, value in zip(branches, values, strict=True)
+        for place, (branch, value) in enumerate(zip(branches, values, strict=True))
     }
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from retrograde.denoisers.anchor import ANCHOR, anchor_of
+from retrograde.denoisers.coupled import Coupled, independent
 from retrograde.denoisers.denoiser import NOTHING, AbstractDenoiser
 from retrograde.denoisers.poisson import PoissonData
 from retrograde.denoisers.prediction import KINDS, Prediction, combination
@@ -24,7 +25,7 @@ from retrograde.paths import Path
 if TYPE_CHECKING:
     from retrograde.denoisers.degraded import Degraded
 
-__all__ = ["FiniteData", "Gaussian", "GaussianMixture", "PoissonData"]
+__all__ = ["Coupled", "FiniteData", "Gaussian", "GaussianMixture", "PoissonData", "independent"]
 
 _LEAST = 1e-30
 

@@ -35,6 +35,11 @@ def combination(path: Path, t: Any, kind: str) -> tuple[float | Tensor, float | 
     raise UnknownName("prediction", kind, (*KINDS, *path.targets))
 
 
+def readings(basis: str) -> tuple[str, ...]:
+    """Return the kinds a plan's basis reads off each evaluation: one, or those that "+" joins."""
+    return tuple(basis.split("+"))
+
+
 def conversion(path: Path, t: Any, source: str, target: str) -> tuple[float | Tensor, ...]:
     """Return (c_x, c_value, c_y) with target = c_x x_t + c_value source + c_y y.
 
@@ -52,6 +57,8 @@ def conversion(path: Path, t: Any, source: str, target: str) -> tuple[float | Te
         if target == "score":
             raise BadValue(f"the score at t={t}, where {path.name} holds no noise", "t with s(t) > 0", "read .data instead")
         p, q, r = combination(path, t, target)
+        if _is_zero(a):  # neither data nor noise: the start of a path between two laws
+            return 0.0, p, r
         return p / a, 0.0, r - p * path.b(t) / a
     p, q, r = combination(path, t, source)
     p_to, q_to, r_to = combination(path, t, target)
@@ -87,6 +94,8 @@ class Prediction:
         evaluations: network evaluations per item, by label.
         anchor: the anchor y of an anchored path, or None.
         log_weight: increment of the particles' log-weights [batch], where a transform has one.
+        heads: further outputs of the same evaluation, by kind. With one of them the anchor y of an anchored path may be
+            unknown: x_t, value and head together tell the means of data, noise and y.
     """
 
     x_t: Tensor
@@ -98,6 +107,7 @@ class Prediction:
     evaluations: Mapping[str, int] = dataclasses.field(default_factory=dict)
     anchor: Tensor | None = None
     log_weight: Tensor | None = None
+    heads: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
 
     def read(self, kind: str) -> Tensor:
         """Return the prediction as `kind`, one of `KINDS` or of the path's own targets; shaped as x_t.
@@ -108,6 +118,10 @@ class Prediction:
         """
         if kind == self.kind:
             return self.value
+        if kind in self.heads:
+            return self.heads[kind]
+        if self.heads:
+            return self._solved(kind)
         t = self.t
         if isinstance(t, Tensor):
             t = t.double().reshape(-1, *(1,) * (self.x_t.ndim - 1))
@@ -122,6 +136,30 @@ class Prediction:
             return value
         anchor = given_anchor(self.path, self.anchor)
         return value.add_((c_y * anchor).to(value))
+
+    def _solved(self, kind: str) -> Tensor:
+        """Read a kind off x_t = a D + b Y + s E, the value and a head: three equations for the means D, E and Y."""
+        head, second = next(iter(self.heads.items()))
+        t = torch.as_tensor(self.t, dtype=torch.float64).reshape(-1)
+        path = self.path
+        places: Any = t if isinstance(self.t, Tensor) else self.t
+        ones = torch.ones_like(t)
+        known = [(path.a(places), path.s(places), path.b(places))]
+        known += [combination(path, places, one) for one in (self.kind, head)]
+        columns = torch.stack([torch.stack([ones * part for part in one], -1) for one in known], -1)
+        wanted = torch.stack([ones * part for part in combination(path, places, kind)], -1)
+        # the least solution: where a mean does not enter x_t, nothing asks for it
+        factors = torch.linalg.pinv(columns, rtol=1e-13) @ wanted[..., None]
+        missed = (columns @ factors - wanted[..., None]).abs().amax()
+        if float(missed) > 1e-6 * (1.0 + float(wanted.abs().amax())):
+            raise BadValue(
+                f"{kind!r} from {self.kind!r} and {head!r} at t={self.t} of {path.name}",
+                "a level at which the two determine it",
+                "answer with two of 'data', 'noise' and 'velocity', inside the path's range of times",
+            )
+        shape = (-1, *(1,) * (self.x_t.ndim - 1))
+        c_x, c_value, c_head = (f.reshape(shape).to(self.x_t.device) for f in factors[..., 0].unbind(-1))
+        return (c_x * self.x_t + c_value * self.value + c_head * second).to(self.value.dtype)
 
     @property
     def data(self) -> Tensor:

@@ -57,8 +57,9 @@ class ClassifierFree(Transform):
         parts = predict_branches(self.inner, x_t, t, branches, passed, network_time)
         conditional, unconditional = parts["conditional"], parts["unconditional"]
         value = torch.lerp(unconditional.value, conditional.value, weight)
+        heads = {kind: torch.lerp(unconditional.heads[kind], head, weight) for kind, head in conditional.heads.items()}
         evaluations = {k: v for part in parts.values() for k, v in part.evaluations.items()}
-        return dataclasses.replace(conditional, value=value, parts=parts, evaluations=evaluations)
+        return dataclasses.replace(conditional, value=value, parts=parts, evaluations=evaluations, heads=heads)
 
     def _null(self, name: str, like: Tensor) -> Tensor:
         value = self.negative.get(name, self.inner.conditions[name])

@@ -6,6 +6,7 @@ import dataclasses
 import math
 from typing import ClassVar
 
+from retrograde import systems
 from retrograde.paths.path import Time, Unanchored, library
 
 
@@ -63,3 +64,44 @@ class Trigonometric(Unanchored):
 
     def time_of_positive_sigma(self, sigma: Time) -> Time:
         return library(sigma).atan(sigma) * (2.0 / math.pi)
+
+
+for _system in (
+    systems.System(
+        title="Flow Straight and Fast: Learning to Generate and Transfer Data with Rectified Flow",
+        authors=("Xingchao Liu", "Chengyue Gong", "Qiang Liu"),
+        year=2022,
+        arxiv="2209.03003",
+        home="paths",
+        call="rg.plan('interpolant_ode', rg.paths.Interpolant(scale=0.0, t_max=1.0), nfe=10, grid='uniform')",
+        test="tests/paths/test_rectified_flow.py::test_between_round_gaussians_the_map_is_the_scaling",
+    ),
+    systems.System(
+        title="Flow Straight and Fast: Learning to Generate and Transfer Data with Rectified Flow",
+        authors=("Xingchao Liu", "Chengyue Gong", "Qiang Liu"),
+        year=2022,
+        arxiv="2209.03003",
+        home="paths",
+        call="rg.plan('euler', rg.paths.Flow(), nfe=10)",
+        test="tests/recipes/test_interpolant.py::test_without_noise_it_is_rectified_flow",
+    ),
+    systems.System(
+        title="Flow Matching for Generative Modeling",
+        authors=("Yaron Lipman", "Ricky T. Q. Chen", "Heli Ben-Hamu", "Maximilian Nickel", "Matt Le"),
+        year=2022,
+        arxiv="2210.02747",
+        home="paths",
+        call="rg.Denoiser(network, rg.paths.Flow(), predicts='velocity', shape=shape)",
+        test="tests/laws/test_three_views.py::test_networks_of_every_kind_learn_by_the_same_gradient",
+    ),
+    systems.System(
+        title="Building Normalizing Flows with Stochastic Interpolants",
+        authors=("Michael S. Albergo", "Eric Vanden-Eijnden"),
+        year=2022,
+        arxiv="2209.15571",
+        home="paths",
+        call="rg.plan('euler', rg.paths.Trigonometric(), nfe=10)",
+        test="tests/laws/test_three_views.py::test_densities_follow_the_flow_and_every_sde",
+    ),
+):
+    systems.register(_system)

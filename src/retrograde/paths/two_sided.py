@@ -19,10 +19,10 @@ NOISES = ("bridge", "parabola", "sine")
 
 @dataclasses.dataclass(frozen=True)
 class Interpolant(Path):
-    """x_t = a(t) x_0 + b(t) y + s(t) eps between data x_0 (t = 0) and y (t = 1), with latent noise that vanishes at both ends.
+    """x_t = a(t) x_0 + b(t) y + s(t) eps between data x_0 (t = 0) and y (t = 1), with latent noise, zero at both ends.
 
-    Shapes: "linear" a = 1 - t, b = t; "trigonometric" a = cos(pi t/2), b = sin(pi t/2); "encoding_decoding" a = cos^2(pi t) up
-    to t = 1/2 and b = cos^2(pi t) from there, so that all passes through noise. Noises: "bridge" scale sqrt(t (1 - t)),
+    Shapes: "linear" a = 1 - t, b = t; "trigonometric" a = cos(pi t/2), b = sin(pi t/2); "encoding_decoding" a = cos^2(pi t)
+    up to t = 1/2 and b = cos^2(pi t) from there, so that all passes through noise. Noises: "bridge" scale sqrt(t (1 - t)),
     "parabola" scale t (1 - t), "sine" scale sin^2(pi t), for "encoding_decoding" alone: elsewhere its s/a would fall again.
 
     y is the anchor, where a run starts. A denoiser that knows it (a paired problem, a bridge) answers as on any anchored
@@ -98,6 +98,8 @@ class Interpolant(Path):
         return self.scale * library(t).sin(math.pi * t) ** 2
 
     def s_dot(self, t: Time) -> Time:
+        if self.scale == 0.0:
+            return 0.0 * t
         if self.noise == "bridge":
             return 0.5 * self.scale * (1.0 - 2.0 * t) / library(t).sqrt(t * (1.0 - t))
         if self.noise == "parabola":

@@ -1,6 +1,6 @@
 """Steps between two laws: the denoiser answers with two quantities, and every diffusion keeps the marginals.
 
-With D, E and Y the means of data, noise and start given x_t = a D + b Y + s E, the flow has the velocity v = a' D + b' Y + s' E
+With D, E and Y the means of data, noise and start given x_t = a D + b Y + s E, the flow's velocity is v = a' D + b' Y + s' E
 and the score is -E/s; towards the data, dx = (v - e score) dt + sqrt(2 e) dw backwards in time has the same marginals for
 every e(t) >= 0. These steps keep D and Y over a step, and let e turn the noise over: E becomes k E + sqrt(1 - k^2) eps with
 k = exp(-integral of e/s^2 dt), so that a pair of points is carried exactly.
@@ -33,14 +33,20 @@ def both(path: Path) -> str:
     return "data+noise"
 
 
+def _shares(path: Path, t: float, t_next: float) -> tuple[float, float, float]:
+    """Return r and what a step x' = r x + A D + S E adds of the means of data and noise.
+
+    x/b moves by the changes of a/b and s/b, so r = b'/b; without a start x itself moves by those of a and s.
+    """
+    r = path.b(t_next) / path.b(t) if path.b(t) > 0.0 else 1.0
+    return r, path.a(t_next) - r * path.a(t), path.s(t_next) - r * path.s(t)
+
+
 def _step(path: Path, t: float, t_next: float, keep: float) -> Row:
-    a, b, s = path.a(t_next), path.b(t_next), path.s(t_next)
-    noises = (s * math.sqrt(1.0 - keep * keep),) if keep < 1.0 else ()
-    if path.b(t) <= 0.0:
-        return Row(t, t_next, (0.0,), (a, keep * s), noises)
-    # b Y = x - a D - s E
-    ratio = b / path.b(t)
-    return Row(t, t_next, (ratio,), (a - ratio * path.a(t), keep * s - ratio * path.s(t)), noises)
+    r, a, s = _shares(path, t, t_next)
+    s_next = path.s(t_next)
+    noises = (s_next * math.sqrt(1.0 - keep * keep),) if keep < 1.0 else ()
+    return Row(t, t_next, (r,), (a, s - (1.0 - keep) * s_next), noises)
 
 
 @recipe(
@@ -65,9 +71,7 @@ def interpolant_ode(path: Path, times: tuple[float, ...]) -> list[Row]:
     summary="an SDE of a stochastic interpolant, with any diffusion",
     paper=_PAPER | {"test": "tests/recipes/test_interpolant.py::test_the_reverse_schedule_is_ddpm"},
 )
-def interpolant_sde(
-    path: Path, times: tuple[float, ...], diffusion: float = 1.0, schedule: str = "constant"
-) -> list[Row]:
+def interpolant_sde(path: Path, times: tuple[float, ...], diffusion: float = 1.0, schedule: str = "constant") -> list[Row]:
     """x' = a' D + b' Y + s' (k E + sqrt(1 - k^2) eps), k = exp(-integral of e/s^2): weak order 1, one evaluation per step.
 
     Args:
@@ -102,19 +106,17 @@ def _turnover(path: Path, low: float, high: float) -> float:
     "interpolant_heun",
     order=2,
     evaluations=2,
-    basis=lambda path: "velocity",
+    basis=both,
     clock="smooth",
-    approximate=True,
-    summary="Heun's method on the drift of a stochastic interpolant, in path time",
+    summary="the flow of a stochastic interpolant, with the means of both ends of a step",
     paper=_PAPER | {"test": "tests/recipes/test_interpolant.py::test_the_flow_tells_the_density_of_the_data"},
 )
 def interpolant_heun(path: Path, times: tuple[float, ...], stages: tuple[int, ...] = ()) -> list[Row]:
-    """x' = x + (t' - t) (v + v')/2 with v' at the Euler point: order 2, two evaluations per step (arXiv 2303.08797)."""
-    anchor = 0.0 if path.anchored else None  # the drift holds all that the start gives
+    """x' = r x + A (D + D')/2 + S (E + E')/2, D' and E' at the first-order point: order 2, two evaluations (2303.08797)."""
     rows = []
     for t, t_next, count in zip(times, times[1:], stages, strict=False):
-        h = t_next - t
-        rows.append(Row(t, t_next, (1.0,), (h,), anchor=anchor))
+        rows.append(_step(path, t, t_next, 1.0))
         if count == 2:
-            rows.append(Row(t_next, t_next, (0.0, 1.0), (0.5 * h, 0.5 * h), anchor=anchor))
+            r, a, s = _shares(path, t, t_next)
+            rows.append(Row(t_next, t_next, (0.0, r), (0.5 * a, 0.5 * s, 0.5 * a, 0.5 * s)))
     return rows

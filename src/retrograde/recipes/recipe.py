@@ -14,7 +14,7 @@ from typing import Any
 
 from retrograde import grids, laws, systems
 from retrograde.denoisers import AbstractDenoiser
-from retrograde.denoisers.prediction import conversion
+from retrograde.denoisers.prediction import conversion, readings
 from retrograde.errors import BadType, BadValue, PlanError, UnknownName
 from retrograde.paths import Path
 from retrograde.plan import Plan, Row
@@ -49,6 +49,8 @@ def level_between(path: Path, start: Level, end: Level, ratio: float) -> Level:
 
 def end_row(path: Path, t: float, basis: str) -> Row:
     """Return the last row: ask at t and return the data mean."""
+    if "data" in (kinds := readings(basis)):
+        return Row(t, None, (0.0,), tuple(float(kind == "data") for kind in kinds))
     c_x, c_output, _ = conversion(path, t, basis, "data")
     return Row(t, None, (c_x,), (c_output,))
 

@@ -17,6 +17,12 @@ from retrograde.recipes.recipe import Level, level, recipe
 
 
 def _posterior(here: Level, there: Level, keep: float) -> Row:
+    if keep * here.s > there.s * (1.0 + 1e-9):
+        raise BadValue(
+            f"a step from t={here.t:g} to {there.t:g}, where the noise of the path rises from {here.s:g} to {there.s:g}",
+            "a path whose noise grows with time, as in a chain that adds it",
+            "take 'ddim' or 'interpolant_sde' on this path",
+        )
     fresh = math.sqrt(max(there.s**2 - (keep * here.s) ** 2, 0.0))
     return Row(here.t, there.t, (keep,), (there.a - keep * here.a,), (fresh,) if fresh > 0.0 else ())
 
