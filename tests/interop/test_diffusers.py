@@ -146,6 +146,19 @@ def test_explicit_levels_that_do_not_fit_are_named(name, levels, word):
         from_diffusers({"_class_name": name, "clip_sample": False}, **levels)
 
 
+@pytest.mark.diffusers
+@pytest.mark.parametrize(("name", "step"), [("DDPM", {}), ("DDIM", {"use_clipped_model_output": True})])
+def test_clipping_is_done_by_the_denoiser(name, step):
+    """A table clips nothing; with a denoiser that does, the run is the peer's that clips."""
+    options = LATENT | {"clip_sample": True, "clip_sample_range": 0.8}
+    made = PEERS.scheduler_of(PEERS.Case(f"{name}Scheduler", options, 10))
+    plan = from_diffusers(made, 10, clip_sample=False)
+    den, draws, x = PEERS.mixture(plan.path), PEERS.Draws((3, 2)), PEERS.first_state(plan)
+    theirs = PEERS.theirs(made, plan, den, x, draws, **step)
+    assert PEERS.gap(PEERS.ours(plan, rg.guide.threshold(den, None, 0.8), x, draws), theirs) < PEERS.TOLERANCE
+    assert PEERS.gap(PEERS.ours(plan, den, x, draws), theirs) > 1e-2
+
+
 def test_unknown_names_are_met_with_the_nearest():
     with pytest.raises(UnknownName, match="EulerDiscreteScheduler"):
         from_diffusers({"_class_name": "EulerDiscretScheduler"}, 10)

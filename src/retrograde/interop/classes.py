@@ -321,10 +321,10 @@ APART = {
 }
 """Classes that are known and not imported, and why."""
 
-REFUSED: dict[str, tuple[Any, str]] = {
-    "thresholding": (False, "it clips predictions by their own quantiles, which is a transform of the denoiser"),
-    "clip_sample": (False, "it clips predictions, which is a transform of the denoiser"),
-    "clip_denoised": (False, "it clips predictions, which is a transform of the denoiser"),
-    "scale_factors": (None, "it changes the size of the state"),
+REFUSED: dict[str, tuple[Any, str, str]] = {
+    "thresholding": (False, "it clips predictions, which a denoiser does", "rg.guide.threshold(denoiser)"),
+    "clip_sample": (False, "it clips predictions, which a denoiser does", "rg.guide.threshold(denoiser, None)"),
+    "clip_denoised": (False, "it clips predictions, which a denoiser does", "rg.guide.threshold(denoiser, None)"),
+    "scale_factors": (None, "it changes the size of the state", "one plan for each size"),
 }
-"""Options that no table can hold: the only value that can be honoured, and why."""
+"""Options that no table can hold: the only value that can be honoured, why, and what does it here."""

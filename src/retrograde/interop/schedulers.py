@@ -143,12 +143,12 @@ def _steps(name: str, count: int | None, timesteps: Any, sigmas: Any, config: Ma
 
 
 def _refuse(config: Mapping[str, Any], name: str) -> None:
-    for option, (allowed, why) in REFUSED.items():
+    for option, (allowed, why, instead) in REFUSED.items():
         if option in config and option not in SCHEDULERS[name].unused and config[option] not in (allowed, None):
             raise BadValue(
                 f"{option}={config[option]!r} of {name}",
                 f"{option}={allowed!r}: {why}",
-                f"from_diffusers(..., {option}={allowed!r}), and wrap the denoiser",
+                f"from_diffusers(..., {option}={allowed!r}), and {instead}",
             )
     if name.startswith(("DPMSolver", "SASolver")) and config.get("variance_type") is not None:
         raise BadValue(
