@@ -5,7 +5,7 @@ by the tests: the recording is a file of numbers. What is loaded is k_diffusion/
 comfy/k_diffusion and comfy/extra_samplers of a checkout of ComfyUI, with stand-ins for the rest of it. torchsde, torchdiffeq
 and scipy have to be importable.
 
-    python benchmarks/record_samplers.py --k-diffusion DIR [--comfyui DIR] --versions 0.1.1.post1 "30e48876 (2026-03)"
+    python benchmarks/record_samplers.py --k-diffusion DIR [--comfyui DIR] --versions 0.1.1.post1 "WHERE FROM"
 """
 
 from __future__ import annotations
