@@ -242,6 +242,19 @@ systems.register(
 )
 
 
+systems.register(
+    systems.System(
+        title="Align Your Steps: Optimizing Sampling Schedules in Diffusion Models",
+        authors=("Amirmojtaba Sabour", "Sanja Fidler", "Karsten Kreis"),
+        year=2024,
+        arxiv="2404.14507",
+        home="tune",
+        call="rg.plan('dpmpp_2m', path, nfe=10, grid='align_your_steps', model='sd15')",
+        test="tests/test_grids.py::test_align_your_steps_is_its_table",
+    )
+)
+
+
 ALIGN_YOUR_STEPS = {
     "sd15": (14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152, 0.029),
     "sdxl": (14.615, 6.315, 3.771, 2.181, 1.342, 0.862, 0.555, 0.380, 0.234, 0.113, 0.029),

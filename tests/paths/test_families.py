@@ -86,3 +86,15 @@ def test_flow_and_trigonometric_hold_no_signal_at_the_end():
         assert path.a(1.0) == 0.0
         assert path.sigma(1.0) == math.inf
         assert path.log_snr(1.0) == -math.inf
+
+
+def test_the_cosine_path_is_the_published_schedule():
+    """alphas_cumprod = f(t)/f(0), f = cos^2(pi/2 (t + 0.008)/1.008)."""
+    path = rg.paths.VPCosine()
+
+    def f(t: float) -> float:
+        return math.cos(0.5 * math.pi * (t + 0.008) / 1.008) ** 2
+
+    for t in (0.01, 0.3, 0.77, path.t_max):
+        assert path.a(t) ** 2 == pytest.approx(f(t) / f(0.0), rel=1e-12)
+        assert path.s(t) ** 2 == pytest.approx(1.0 - f(t) / f(0.0), rel=1e-9)

@@ -140,6 +140,19 @@ class VPCosine(Unanchored):
         return angle * (1.0 + self.offset) / (0.5 * math.pi) - self.offset
 
 
+systems.register(
+    systems.System(
+        title="Improved Denoising Diffusion Probabilistic Models",
+        authors=("Alex Nichol", "Prafulla Dhariwal"),
+        year=2021,
+        arxiv="2102.09672",
+        home="paths",
+        call="rg.plan('ddpm', rg.paths.VPCosine(), nfe=50)",
+        test="tests/paths/test_families.py::test_the_cosine_path_is_the_published_schedule",
+    )
+)
+
+
 @dataclasses.dataclass(frozen=True)
 class VE(Unanchored):
     """Variance-exploding path: a = 1, s = sigma_min (sigma_max/sigma_min)^t, t in [0, 1].
