@@ -1,10 +1,11 @@
 """Fitted plans against every published solver, on held-out noise.
 
 For each model and budget N: the error of the fitted plan (distance to the end points of a fine solver from the same noise,
-per element), that of the best recipe over all recipes and grids at 1.7 N (rounded up) and at 2 N evaluations, and the
-Frechet distance of both to the data. Writes benchmarks/results/tuned_plans.json and prints a table.
+per element), that of the best recipe over all recipes and grids at 1.7 N (rounded up) and at 2 N evaluations, and of each
+the Frechet distance to the data and to samples of the fine solver itself, from other noise. What corrections cost is counted
+in evaluations, by multiply-accumulates. Writes benchmarks/results/tuned_plans.json, a row at a time, and prints a table.
 
-    python benchmarks/tuned_plans.py [MODEL ...] [--items 256] [--effort minutes]
+    python benchmarks/tuned_plans.py [MODEL ...] [--items 256] [--effort minutes] [--parts fitted rivals]
 
 A model's name with ":labels" asks it for the classes 0..9 in turn, without for none (its unconditional branch).
 """
@@ -12,19 +13,20 @@ A model's name with ":labels" asks it for the classes 0..9 in turn, without for 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import math
 import platform
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 
 import retrograde as rg
 from retrograde import data, zoo
-from retrograde.denoisers import prepare_condition
+from retrograde.denoisers import AbstractDenoiser, prepare_condition
 from retrograde.plan_file import write_atomically
 from retrograde.quality import frechet_distance, paired_error
 from retrograde.tune import Reference, race, teach
@@ -43,62 +45,83 @@ def labels(model: str, n: int) -> list[int] | None:
     return [i % 10 for i in range(n)] if model.endswith(":labels") else None
 
 
-def frechet(model: str, denoiser, plan, n: int) -> float:
-    """Frechet distance of n samples to the training data."""
-    images = (data.digits if model.split(":")[0] == "digits" else data.digits8)("train")[0]
-    samples = rg.sample(denoiser, plan, n=n, seed=77, batch_size=250, condition=labels(model, n))
-    return frechet_distance(samples, images, features(model)).value
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """One model with the noise its plans are judged on.
 
+    Attributes:
+        reference: items with the end points of the fine solver.
+        fine: samples of the fine solver from other noise.
+    """
 
-def compare(model: str, items: int, effort: str, n_frechet: int, seed: int) -> Iterator[dict]:
-    """Yield one row for each budget."""
-    denoiser = rg.load(model.split(":")[0])
-    condition = prepare_condition(denoiser, labels(model, items), items)
-    end = teach(denoiser, items, 5, levels=96, condition=condition).end
-    reference = Reference(denoiser, range(items), 5, end, condition)
-    for nfe in BUDGETS:
-        began = time.perf_counter()
-        asked = None if labels(model, 1) is None else lambda n, seed: labels(model, n)
-        plan = rg.tune(denoiser, nfe, seed=seed, effort=effort, condition=asked, compare=False)
-        seconds = time.perf_counter() - began
-        fitted = paired_error(reference.run(plan), reference.end)
-        row = {
-            "model": model,
-            "nfe": nfe,
-            "fitted": {"rms": fitted.rms.value, "interval": fitted.rms.interval, "median": fitted.median.value},
-            "frechet": frechet(model, denoiser, plan, n_frechet),
-            "seconds": seconds,
-            "evaluations": plan.report["evaluations"],
+    model: str
+    denoiser: AbstractDenoiser
+    reference: Reference
+    fine: torch.Tensor
+    samples: int
+
+    @classmethod
+    def of(cls, model: str, items: int, samples: int) -> Trial:
+        """Return the trial of a model."""
+        denoiser = rg.load(model.split(":")[0])
+        condition = prepare_condition(denoiser, labels(model, items), items)
+        end = teach(denoiser, items, 5, levels=96, keep=(), condition=condition).end
+        told = prepare_condition(denoiser, labels(model, samples), samples)
+        fine = teach(denoiser, samples, 78, levels=40, keep=(), condition=told, batch_size=250).end
+        shaped = fine.reshape(-1, *denoiser.shape)
+        return cls(model, denoiser, Reference(denoiser, range(items), 5, end, condition), shaped, samples)
+
+    def judge(self, plan: rg.Plan) -> dict[str, Any]:
+        """Return error and distances of a plan."""
+        error = paired_error(self.reference.run(plan), self.reference.end)
+        made = rg.sample(
+            self.denoiser, plan, n=self.samples, seed=77, batch_size=250, condition=labels(self.model, self.samples)
+        )
+        return {
+            "rms": error.rms.value,
+            "interval": error.rms.interval,
+            "median": error.median.value,
+            "frechet": self.frechet(made),
+            "frechet_to_fine": frechet_distance(made, self.fine, features(self.model)).value,
         }
-        for name, budget in (("same", nfe), ("x1.7", math.ceil(1.7 * nfe)), ("x2", 2 * nfe)):
-            best = race(reference, budget, first_heat=24)[0]
-            recipe = rg.plan(best.recipe, denoiser, nfe=budget, grid=best.grid)
-            error = paired_error(reference.run(recipe), reference.end)
-            row[name] = {
-                "recipe": best.recipe,
-                "grid": best.grid,
-                "nfe": budget,
-                "rms": error.rms.value,
-                "interval": error.rms.interval,
-                "median": error.median.value,
-                "frechet": frechet(model, denoiser, recipe, n_frechet),
-            }
-        print(line(row), flush=True)
-        yield row
+
+    def frechet(self, samples: torch.Tensor) -> float:
+        """Frechet distance of samples to the training data."""
+        images = (data.digits if self.model.split(":")[0] == "digits" else data.digits8)("train")[0]
+        return frechet_distance(samples, images, features(self.model)).value
+
+    def fitted(self, nfe: int, seed: int, effort: str, plans: Path | None) -> dict[str, Any]:
+        """Fit a plan and return its figures."""
+        began = time.perf_counter()
+        asked = None if labels(self.model, 1) is None else lambda n, seed: labels(self.model, n)
+        plan = rg.tune(self.denoiser, nfe, seed=seed, effort=effort, condition=asked, compare=False)
+        seconds = time.perf_counter() - began
+        if plans is not None:
+            plan.save(plans / f"{self.model.replace(':', '-')}-{nfe}.json")
+        spent = {"seconds": seconds, "evaluations": plan.report["evaluations"], "corrections": plan.report["corrections"]}
+        return {"fitted": {**self.judge(plan), **spent, "effort": effort}, "fine": {"frechet": self.frechet(self.fine)}}
+
+    def rivals(self, nfe: int, raced: dict[int, dict[str, Any]]) -> dict[str, Any]:
+        """Return the best recipe at 1.7 and at twice the budget; a race is run once for a budget."""
+        found = {}
+        for name, budget in (("x1.7", math.ceil(1.7 * nfe)), ("x2", 2 * nfe)):
+            if budget not in raced:
+                best = race(self.reference, budget, first_heat=16)[0]
+                recipe = rg.plan(best.recipe, self.denoiser, nfe=budget, grid=best.grid)
+                raced[budget] = {"recipe": best.recipe, "grid": best.grid, "nfe": budget, **self.judge(recipe)}
+            found[name] = raced[budget]
+        return {**found, "recipes": len(rg.recipes.names())}
 
 
-def line(row: dict) -> str:
+def line(row: dict[str, Any]) -> str:
     """Return a row as text."""
-    parts = [f"{row['model']:13s} {row['nfe']}  fitted {figures({**row['fitted'], 'frechet': row['frechet']})}"]
-    for name in ("same", "x1.7", "x2"):
-        best = row[name]
-        parts.append(f"{name} {best['recipe']}/{best['grid']}@{best['nfe']} {figures(best)}")
+    parts = [f"{row['model']:13s} {row['nfe']}"]
+    for name in ("fitted", "x1.7", "x2"):
+        if one := row.get(name):
+            by = f" {one['recipe']}/{one['grid']}@{one['nfe']}" if name != "fitted" else ""
+            figures = f"{one['rms']:.4f} (median {one['median']:.4f}, FD {one['frechet']:.3f}, to the fine solver "
+            parts.append(f"{name}{by} {figures}{one['frechet_to_fine']:.3f})")
     return "  ".join(parts)
-
-
-def figures(entry: dict) -> str:
-    """Return error, median and Frechet distance as text."""
-    return f"{entry['rms']:.4f} (median {entry['median']:.4f}, FD {entry['frechet']:.3f})"
 
 
 def main() -> None:
@@ -108,26 +131,38 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=256)
     parser.add_argument("--frechet", type=int, default=1000)
     parser.add_argument("--effort", default="minutes")
+    parser.add_argument("--budgets", type=int, nargs="*", default=BUDGETS)
+    parser.add_argument("--parts", nargs="*", default=["fitted", "rivals"], choices=["fitted", "rivals"])
+    parser.add_argument("--plans", type=Path, help="a folder to keep the fitted plans in")
     parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args()
     torch.set_num_threads(1)
     for model in given.models:
-        for row in compare(model, given.items, given.effort, given.frechet, given.seed):
+        trial = Trial.of(model, given.items, given.frechet)
+        raced: dict[int, dict[str, Any]] = {}
+        for nfe in given.budgets:
+            row: dict[str, Any] = {"model": model, "nfe": nfe}
+            if "fitted" in given.parts:
+                row |= trial.fitted(nfe, given.seed, given.effort, given.plans)
+            if "rivals" in given.parts:
+                row |= trial.rivals(nfe, raced)
+            print(line(row), flush=True)
             keep(row, given)
 
 
-def keep(row: dict, given: argparse.Namespace) -> None:
+def keep(row: dict[str, Any], given: argparse.Namespace) -> None:
     """Put a row into the results, in the place of an older one."""
     kept = json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else []
-    others = [one for one in kept if (one["model"], one["nfe"]) != (row["model"], row["nfe"])]
+    same = [one for one in kept if (one["model"], one["nfe"]) == (row["model"], row["nfe"])]
+    others = [one for one in kept if one not in same]
+    command = " ".join(["python", "benchmarks/tuned_plans.py", *sys.argv[1:]])
+    row = {**(same[0] if same else {}), **row, "command": command}
     made = {
-        "command": " ".join(["python", "benchmarks/tuned_plans.py", *sys.argv[1:]]),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "retrograde": rg.__version__,
         "items": given.items,
         "frechet_samples": given.frechet,
-        "effort": given.effort,
         "rows": sorted([*others, row], key=lambda one: (one["model"], one["nfe"])),
     }
     RESULTS.parent.mkdir(exist_ok=True)

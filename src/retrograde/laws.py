@@ -57,6 +57,9 @@ def check(plan: Plan) -> None:
         ):
             if len(used) > had:
                 _broken(plan, k, "history", f"uses {len(used)} {name}, {had} exist", f"use at most {had} {name} in row {k}")
+        if row.correction is not None and row.correction.inputs - 1 > len(row.outputs):
+            sees = f"has a correction of {row.correction.inputs - 1} outputs beside {len(row.outputs)} coefficients"
+            _broken(plan, k, "history", sees, "give the row a coefficient, zero if need be, for every output it looks at")
         if row.next_time is None:
             if k != len(plan.rows) - 1:
                 _broken(plan, k, "end", "returns the data before the last row", "make it the last row")
@@ -76,6 +79,8 @@ def _rises(plan: Plan, clock: float, next_time: float) -> bool:
 def _finite(plan: Plan, k: int, row: Row) -> None:
     if row.shift is not None and not bool(row.shift.isfinite().all()):
         _broken(plan, k, "finite", "has a shift that is not", "avoid a level where a logarithm diverges")
+    if row.correction is not None and not row.correction.finite:
+        _broken(plan, k, "finite", "has a correction that is not", "fit it again with a smaller rate")
     if plan.path.anchored != (row.anchor is not None):
         what = "leaves open how much of the anchor it adds" if plan.path.anchored else "adds an anchor, which its path lacks"
         _broken(plan, k, "anchor", what, "Row(anchor=...) on anchored paths, and only there")
@@ -116,8 +121,14 @@ def _point_mass(plan: Plan) -> None:
                 c_x, c_mu, c_y = conversion(path, row.time, "data", kind)
                 outputs.insert(0, _combine([(c_x, states[0]), (c_mu, {"mu": 1.0}), (c_y, {"anchor": 1.0})]))
         mapped = any(isinstance(c, LinearMap) for c in (*row.states, *row.outputs, *row.noises))
-        if row.shift is not None or mapped:
-            _broken(plan, k, POINT_MASS, "adds a constant or maps the state", f"declare misses=({POINT_MASS!r},)")
+        if row.shift is not None or row.correction is not None or mapped:
+            _broken(
+                plan,
+                k,
+                POINT_MASS,
+                "adds a constant or a correction, or maps the state",
+                f"declare misses=({POINT_MASS!r},)",
+            )
         if row.noises:
             noises.insert(0, {k: 1.0})
         made = _combine(

@@ -2,7 +2,8 @@
 
 A row makes the next state from the last few states and predictions,
 
-    x_next = sum_i states[i] x_{-i} + sum_j outputs[j] m_{-j} + sum_k noises[k] eps_{-k} + anchor y + shift,
+    x_next = sum_i states[i] x_{-i} + sum_j outputs[j] m_{-j} + sum_k noises[k] eps_{-k} + anchor y + shift
+             + correction(x_0, m_0, ...),
 
 newest first, m in the plan's basis. A plan is an immutable list of rows, made for a path.
 """
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 
 from retrograde import laws
+from retrograde.correction import Correction
 from retrograde.denoisers.prediction import KINDS, combination, conversion, readings
 from retrograde.errors import BadValue, PlanError, UnknownName
 from retrograde.linear import LinearMap
@@ -44,6 +46,7 @@ class Row:
             a state of the path without anchor (see `anchored`).
         network_time: what the network is told; None until the plan is bound to a denoiser.
         knobs: requests to other parts for this row (guidance weight, ...), each consumed by exactly one part.
+        correction: a small network of the newest state and predictions, for what is not linear in them (fitted plans).
         renoise: declares that the made state may be noisier than the one before.
     """
 
@@ -57,6 +60,7 @@ class Row:
     renoise: bool = False
     shift: Tensor | None = None
     anchor: Coefficient | None = None
+    correction: Correction | None = None
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Row):
@@ -323,5 +327,7 @@ def _fold(rows: Sequence[Row], basis: str) -> tuple[Row, ...]:
         if len(outputs) > seen and basis in KINDS:
             oldest = sum(cast(tuple[float, ...], outputs[seen - 1 :]))
             row = dataclasses.replace(row, outputs=(*outputs[: seen - 1], oldest), anchor=None)
+        if row.correction is not None and row.correction.inputs - 1 > seen:
+            row = dataclasses.replace(row, correction=None)
         folded.append(row)
     return tuple(folded)

@@ -16,6 +16,7 @@ import safetensors.torch
 from torch import Tensor
 
 from retrograde import paths
+from retrograde.correction import Correction
 from retrograde.errors import BadValue
 from retrograde.linear import LinearMap
 from retrograde.plan import Coefficient, Plan, Row
@@ -41,6 +42,14 @@ class MapName(_Strict):
     rest: float
 
 
+class CorrectionNames(_Strict):
+    """Where the weights of a correction lie in that file."""
+
+    weights: dict[str, str]
+    inputs: int
+    fold: int
+
+
 Stored = float | TensorName | MapName
 
 
@@ -57,6 +66,7 @@ class RowFile(_Strict):
     renoise: bool = False
     shift: TensorName | None = None
     anchor: Stored | None = None
+    correction: CorrectionNames | None = None
 
 
 class PlanFile(_Strict):
@@ -111,13 +121,17 @@ def save(plan: Plan, file: str | PathLike[str]) -> None:
 
     rows = []
     for k, row in enumerate(plan.rows):
-        plain = dataclasses.replace(row, states=(), outputs=(), noises=(), shift=None, anchor=None)
+        plain = dataclasses.replace(row, states=(), outputs=(), noises=(), shift=None, anchor=None, correction=None)
         entry: dict[str, Any] = dataclasses.asdict(plain)
         del entry["anchor"]
         if row.anchor is not None:
             entry["anchor"] = coefficient(row.anchor, f"rows.{k}.anchor")
         if row.shift is not None:
             entry["shift"] = coefficient(row.shift, f"rows.{k}.shift")
+        if (learned := row.correction) is not None:
+            places = {name: f"rows.{k}.correction.{name}" for name in learned.weights}
+            tensors |= {place: learned.weights[name].detach().cpu().contiguous() for name, place in places.items()}
+            entry["correction"] = {"weights": places, "inputs": learned.inputs, "fold": learned.fold}
         for part in ("states", "outputs", "noises"):
             entry[part] = [coefficient(v, f"rows.{k}.{part}.{i}") for i, v in enumerate(getattr(row, part))]
         rows.append(entry)
@@ -174,6 +188,11 @@ def load(file: str | PathLike[str]) -> Plan:
             return LinearMap(tensors[value.basis], tensors[value.gains], value.rest)
         return tensors[value.tensor] if isinstance(value, TensorName) else value
 
+    def correction(value: CorrectionNames | None) -> Correction | None:
+        if value is None:
+            return None
+        return Correction({name: tensors[place] for name, place in value.weights.items()}, value.inputs, value.fold)
+
     rows = tuple(
         Row(
             row.time,
@@ -186,6 +205,7 @@ def load(file: str | PathLike[str]) -> Plan:
             row.renoise,
             None if row.shift is None else tensors[row.shift.tensor],
             None if row.anchor is None else coefficient(row.anchor),
+            correction(row.correction),
         )
         for row in parsed.rows
     )
@@ -210,14 +230,17 @@ def text(plan: Plan) -> str:
         head += f"  misses: {', '.join(plan.misses)}"
     if plan.history:
         head += f"  needs {plan.history} earlier predictions"
-    table = [("row", "time", "sigma", "told", "next", "states", "outputs", "noises", "anchor", "shift", "knobs")]
+    table = [
+        ("row", "time", "sigma", "told", "next", "states", "outputs", "noises", "anchor", "shift", "correction", "knobs")
+    ]
     for k, row in enumerate(plan.rows):
         level = plan.path.sigma(row.time) if row.time is not None else None
         made = "data" if row.next_time is None else f"{row.next_time:.5g}" + (" up" if row.renoise else "")
         knobs = " ".join(f"{name}={value}" for name, value in row.knobs.items())
         anchor, shift = (_numbers(() if c is None else (c,)) for c in (row.anchor, row.shift))
         numbers = (_numbers(row.states), _numbers(row.outputs), _numbers(row.noises), anchor, shift)
-        table.append((str(k), _number(row.time), _number(level), _number(row.network_time), made, *numbers, knobs))
+        learned = "" if row.correction is None else f"{row.correction.parameters} weights"
+        table.append((str(k), _number(row.time), _number(level), _number(row.network_time), made, *numbers, learned, knobs))
     kept = [i for i in range(len(table[0])) if any(line[i] for line in table[1:])]
     widths = [max(len(line[i]) for line in table) for i in kept]
     lines = ["  ".join(line[i].ljust(w) for i, w in zip(kept, widths, strict=True)).rstrip() for line in table]

@@ -127,3 +127,27 @@ def test_the_finalist_of_a_race_won_its_heat(held_out):
     won = race(held_out, 4, names, first_heat=8, finalists=1)[0]
     assert (won.recipe, won.grid) == min(errors, key=lambda entry: errors[entry])
     assert won.items == 128
+
+
+def test_corrections_learn_what_rows_leave():
+    den = rg.load("digits8-flow")
+    held_out = Reference(den, range(96), 11, teach(den, 96, 11, levels=64, keep=()).end)
+    corrected = dataclasses.replace(SMALL, corrected=1024, lessons=1)
+    plain, plan = (rg.tune(den, 3, seed=1, effort=effort, compare=False) for effort in (SMALL, corrected))
+    assert all(row.correction is not None for row in plan.rows)
+    assert plan.report["corrections"]["weights"] == sum(row.correction.parameters for row in plan.rows)
+    assert 0 < plan.report["corrections"]["evaluations"] <= 0.1 * len(plan.rows)
+    assert plain.report["corrections"] is None
+    better, worse = (float(held_out.errors(p).mean().sqrt()) for p in (plan, plain))
+    assert better < 0.9 * worse
+    assert plan.report["evaluations"] > plain.report["evaluations"] + 1024 * 16
+
+
+def test_corrections_are_told_the_conditions(mixture):
+    labelled = dataclasses.replace(mixture, labels=[i % 2 for i in range(200)])
+    effort = dataclasses.replace(SMALL, corrected=256, lessons=1, share=0.5)
+    for condition in (lambda n, seed: [i % 2 for i in range(n)], 1):
+        plan = rg.tune(labelled, 2, effort=effort, condition=condition, compare=False)
+        if any(row.correction is not None for row in plan.rows):
+            assert plan.rows[0].correction.conditions == ("label",)
+        assert torch.isfinite(rg.sample(labelled, plan, n=4, condition=1)).all()

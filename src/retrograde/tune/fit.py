@@ -24,6 +24,7 @@ from retrograde.linear import LinearMap
 from retrograde.plan import Plan, Row
 from retrograde.recipes import get
 from retrograde.recipes.teleport import Moments, carry
+from retrograde.tune.correct import Lesson, apply, learn
 from retrograde.tune.teacher import Teacher
 
 
@@ -48,6 +49,8 @@ class Fitter:
         rank: how many principal axes of the data the first row may tell apart.
         samples: end points [m, d] of the denoiser, for the moments of its data; the teacher's where left out.
         element: strength of the pull of per-element coefficients towards the scalar ones; None for scalar ones only.
+        lesson: how the corrections of rows are learned; None for rows without.
+        taught: items that are learned from; None for all. The others only come along, to be measured on.
         batch_size: how many items are asked at once.
     """
 
@@ -59,6 +62,8 @@ class Fitter:
     rank: int = 64
     samples: Tensor | None = None
     element: float | None = None
+    lesson: Lesson | None = None
+    taught: int | None = None
     batch_size: int = 128
 
     def start(self, first: int) -> Student:
@@ -68,7 +73,7 @@ class Fitter:
             return Student((), x, ())
         row = self.carry(first)
         move, shift = cast(LinearMap, row.states[0]), cast(Tensor, row.shift)
-        return Student((row,), move(x) + shift.flatten(), ())
+        return self.corrected(Student((row,), move(x) + shift.flatten(), ()), [x], self.teacher.states[first])
 
     def carry(self, first: int) -> Row:
         """Return the row from the noise end to level `first`, exact for Gaussian data of the trajectories' moments."""
@@ -99,17 +104,29 @@ class Fitter:
         prior = [*cast(tuple[float, ...], theory.states), *cast(tuple[float, ...], theory.outputs)]
         prior += [0.0] * (1 + len(outputs) - len(prior))
         regressors = [student.x, *outputs]
-        weights = ridge_towards(prior, regressors, target, self.ridge)
+        few, goal = [z[: self.taught] for z in regressors], target[: self.taught]
+        weights = ridge_towards(prior, few, goal, self.ridge)
         x = combine(weights, regressors)
         next_time = None if there is None else teacher.times[there]
         row = Row(teacher.times[here], next_time, (weights[0],), tuple(weights[1:]))
         if self.element is not None:
-            own, shift = per_element(regressors, target - x, self.element)
+            own, shift = per_element(few, goal - x[: self.taught], self.element)
             x = x + sum(w * z for w, z in zip(own, regressors, strict=True)) + shift
             shape = self.denoiser.shape
             state, *rest = ((w + scalar).reshape(shape) for w, scalar in zip(own, weights, strict=True))
             row = dataclasses.replace(row, states=(state,), outputs=tuple(rest), shift=shift.reshape(shape))
-        return Student((*student.rows, row), x, outputs)
+        return self.corrected(Student((*student.rows, row), x, outputs), regressors, target)
+
+    def corrected(self, student: Student, regressors: Sequence[Tensor], target: Tensor) -> Student:
+        """Return the student whose last row also has a correction, learned from what it lacks."""
+        if self.lesson is None:
+            return student
+        shape, few = self.denoiser.shape, slice(0, self.taught)
+        told = {name: value[few] for name, value in self.condition.items()}
+        residual = (target - student.x)[few]
+        correction = learn([z[few] for z in regressors], residual, shape, told, self.lesson)
+        rows = (*student.rows[:-1], dataclasses.replace(student.rows[-1], correction=correction))
+        return Student(rows, student.x + apply(correction, regressors, shape, self.condition), student.outputs)
 
     def theory(self, levels: Sequence[int]) -> tuple[Row, ...]:
         """Return the rows of DPM-Solver++(3M) on these levels, the end included."""

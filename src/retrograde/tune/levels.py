@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
 
 from retrograde.tune.fit import Fitter, Student
-from retrograde.tune.teacher import Teacher, amplification
+from retrograde.tune.teacher import Progress, Teacher, amplification
 
 Levels = tuple[int, ...]
 
@@ -118,7 +119,7 @@ class OnPolicy:
     _students: dict[Levels, Student] = dataclasses.field(default_factory=dict)
 
     def __call__(self, levels: Levels) -> float:
-        """Return the root mean square error of the fitted table on these levels, on the fitter's own items."""
+        """Return the root mean square error of the fit on these levels, on the items it did not learn from, if any."""
         if levels not in self.scores:
             known = [self._students.get(levels[: i + 1]) for i in range(len(levels))]
             asked = [student for student in known[: known.index(None) if None in known else None] if student is not None]
@@ -127,6 +128,24 @@ class OnPolicy:
             if len(self._students) > 64:
                 self._students.clear()
             self._students |= {levels[: i + 1]: student for i, student in enumerate(students)}
-            error = arrived.x - self.fitter.teacher.end
+            taught = self.fitter.taught or 0
+            error = arrived.x[taught:] - self.fitter.teacher.end[taught:]
             self.scores[levels] = float(error.pow(2).mean(dtype=torch.float64).sqrt())
         return self.scores[levels]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Limited:
+    """An on-policy score that refuses new sets of levels once `limit` were scored, and tells how many of `most` were."""
+
+    policy: OnPolicy
+    limit: int
+    tell: Progress
+    stage: str
+    most: int
+
+    def __call__(self, levels: Levels) -> float:
+        if levels not in self.policy.scores and len(self.policy.scores) >= self.limit:
+            return math.inf
+        self.tell(self.stage, min(1.0, len(self.policy.scores) / self.most))
+        return self.policy(levels)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -74,7 +74,8 @@ def teach(
     n: int,
     seed: int,
     *,
-    levels: int = 64,
+    levels: int | Sequence[float] = 64,
+    keep: Sequence[float] | None = None,
     first_item: int = 0,
     condition: Any = None,
     batch_size: int = 128,
@@ -86,12 +87,14 @@ def teach(
 
     Args:
         n: trajectories; item i has the noise of (seed, first_item + i).
-        levels: network evaluations per trajectory.
+        levels: network evaluations per trajectory, or their times.
+        keep: times at which states and predictions are kept; None for all.
         condition: what `steps` takes, for n items.
     """
-    plan = get(recipe).compile(denoiser.path, levels_of(denoiser, levels))
-    states: list[list[Tensor]] = [[] for _ in plan.times]
-    outputs: list[list[Tensor]] = [[] for _ in plan.times]
+    plan = get(recipe).compile(denoiser.path, levels_of(denoiser, levels) if isinstance(levels, int) else levels)
+    times = plan.times if keep is None else tuple(keep)
+    states: dict[float, list[Tensor]] = {t: [] for t in times}
+    outputs: dict[float, list[Tensor]] = {t: [] for t in times}
     ends: list[Tensor] = []
     prepared = prepare_condition(denoiser, condition, n, device)
     for low in range(0, n, batch_size):
@@ -101,15 +104,17 @@ def teach(
             plan, denoiser, len(places), seed, condition=part, items=[first_item + i for i in places], device=device
         )
         for k, state in enumerate(loop):
-            if state.prediction is not None:
-                states[k].append(state.prediction.x_t.flatten(1).float())
-                outputs[k].append(state.mean.flatten(1).float())
+            if state.prediction is not None and state.row.time in states:
+                states[state.row.time].append(state.prediction.x_t.flatten(1).float())
+                outputs[state.row.time].append(state.mean.flatten(1).float())
             if progress is not None:
                 progress("reference trajectories", (low + len(places) * (k + 1) / len(plan)) / n)
             if state.t is None:
                 ends.append(state.x_t.flatten(1).float())
-    stacked = [torch.stack([torch.cat(part) for part in parts]) for parts in (states, outputs)]
-    return Teacher(plan.times, stacked[0], stacked[1], torch.cat(ends), plan.nfe)
+    end = torch.cat(ends)
+    none = end.new_empty(0, *end.shape)
+    kept = [torch.stack([torch.cat(parts[t]) for t in times]) if times else none for parts in (states, outputs)]
+    return Teacher(times, kept[0], kept[1], end, plan.nfe)
 
 
 def amplification(denoiser: AbstractDenoiser, t: float) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,8 +16,10 @@ from retrograde.errors import BadType, BadValue, UnknownName
 from retrograde.plan import Plan
 from retrograde.sampling import sample
 from retrograde.tune.contest import USUAL_RECIPES, Entry, Reference, race
+from retrograde.tune.correct import Lesson, affordable, multiplications
+from retrograde.tune.corrected import CorrectedFit
 from retrograde.tune.fit import Fitter
-from retrograde.tune.levels import Levels, OnPolicy, Surrogate, descend, starts
+from retrograde.tune.levels import Levels, Limited, OnPolicy, Surrogate, descend, starts
 from retrograde.tune.teacher import Progress, Teacher, teach
 
 _ITEMS = 1 << 40
@@ -41,6 +42,9 @@ class Effort:
         candidates: at most so many sets of levels are fitted on policy for each refined one.
         moments: samples of a quick recipe, for the mean and covariance that carry the prior to the first level.
         contest: recipes the result is compared with; None for all.
+        corrected: trajectories that corrections learn from; 0 for a plan without.
+        lessons: at most so many sets of levels are tried with corrections.
+        share: what a correction may cost at most, in evaluations, by multiply-accumulates.
     """
 
     fit: int
@@ -53,12 +57,15 @@ class Effort:
     candidates: int
     moments: int
     contest: tuple[str, ...] | None
+    corrected: int = 0
+    lessons: int = 0
+    share: float = 0.1
 
 
 EFFORTS = {
     "seconds": Effort(160, 32, 32, 64, 40, 24, 2, 40, 256, USUAL_RECIPES),
-    "minutes": Effort(512, 128, 128, 256, 64, 40, 2, 60, 1024, None),
-    "hours": Effort(2048, 512, 512, 1024, 96, 200, 6, 300, 8192, None),
+    "minutes": Effort(512, 128, 128, 256, 64, 40, 2, 60, 1024, None, 2048, 12),
+    "hours": Effort(1024, 256, 256, 512, 64, 100, 3, 100, 4096, None, 12288, 40),
 }
 
 VARIANTS: tuple[tuple[float, float | None], ...] = ((1e-4, None), (1e-4, 0.3), (1e-4, 0.03))
@@ -134,6 +141,12 @@ def tune(
     held_out = job.reference(teacher, prepared, effort.fit + effort.validation, teacher.n)
     candidates, spent = job.levels(fitter)
     fitted, error = job.select(fitter, candidates, validation)
+    width = affordable(denoiser, min(nfe, fitter.memory), effort.share, prepared) if effort.corrected else None
+    if width is not None:
+        lesson = Lesson(width=width)
+        corrected, its_error, more = job.correct(fitter, candidates, validation, error, prepared, lesson)
+        spent += more
+        fitted, error = (corrected, its_error) if its_error < error else (fitted, error)
     seconds = time.perf_counter() - began
     variants = min(len(candidates), FINALISTS) * len(VARIANTS) * nfe * (effort.fit + effort.validation)
     report: dict[str, Any] = {
@@ -141,6 +154,7 @@ def tune(
         "seconds": round(seconds, 3),
         "evaluations": teacher.evaluations * teacher.n + spent + variants + effort.moments * MOMENTS_NFE,
         "validation_error": error,
+        "corrections": job.cost(fitted, prepared),
         "items": {"fit": effort.fit, "validation": effort.validation, "held_out": effort.held_out},
     }
     if compare:
@@ -154,22 +168,6 @@ def tune(
 
 def _silent(stage: str, part: float) -> None:
     pass
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Limited:
-    """An on-policy score that refuses new sets of levels once their number is spent."""
-
-    policy: OnPolicy
-    limit: int
-    tell: Progress
-    done: float
-
-    def __call__(self, levels: Levels) -> float:
-        if levels not in self.policy.scores and len(self.policy.scores) >= self.limit:
-            return math.inf
-        self.tell("noise levels", self.done)
-        return self.policy(levels)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -240,7 +238,8 @@ class _Job:
         policy = OnPolicy(small)
         chosen: dict[Levels, float] = {}
         for i, start in enumerate(ranked[: self.effort.refined]):
-            score = _Limited(policy, len(policy.scores) + self.effort.candidates, self.tell, i / self.effort.refined)
+            tried, most = (i * self.effort.candidates, self.effort.refined * self.effort.candidates)
+            score = Limited(policy, tried + self.effort.candidates, self.tell, "noise levels", most)
             levels, value = descend(score, start, size, (4, 2, 1))
             chosen[levels] = value
         return sorted(chosen, key=lambda levels: chosen[levels]), policy.evaluations * n
@@ -261,6 +260,46 @@ class _Job:
                 "no candidate levels", "a denoiser whose predictions are finite", "look at denoiser(x_t, t).value"
             )
         return best
+
+    def correct(
+        self,
+        fitter: Fitter,
+        candidates: Sequence[Levels],
+        validation: Reference,
+        error: float,
+        prepared: dict[str, Tensor],
+        lesson: Lesson,
+    ) -> tuple[Plan, float, int]:
+        """Return the fit with corrections, its validation error and the evaluations spent."""
+        n = self.effort.corrected
+        if callable(self.condition):
+            condition = prepare_condition(self.denoiser, self.condition(n, self.seed + 1), n, self.device)
+        else:
+            condition = {name: value[torch.arange(n) % len(value)] for name, value in prepared.items()}
+        fit = CorrectedFit(
+            fitter,
+            validation,
+            n,
+            self.effort.lessons,
+            lesson,
+            self.seed,
+            3 * _ITEMS,
+            condition,
+            self.tell,
+            self.device,
+        )
+        return fit.run(candidates, error)
+
+    def cost(self, plan: Plan, prepared: dict[str, Tensor]) -> dict[str, float] | None:
+        """Return the number of weights of a plan's corrections, and what they cost in evaluations; None without any."""
+        corrections = [row.correction for row in plan.rows if row.correction is not None]
+        if not corrections:
+            return None
+        made = sum(c.multiplications for c in corrections)
+        return {
+            "weights": sum(c.parameters for c in corrections),
+            "evaluations": made / max(multiplications(self.denoiser, prepared), 1.0),
+        }
 
     def compare(
         self, fitted: Plan, error: float, validation: Reference, held_out: Reference, report: dict[str, Any]

@@ -1,0 +1,50 @@
+import pytest
+import torch
+
+import retrograde as rg
+from retrograde.tune.correct import Lesson, affordable, apply, learn, multiplications
+
+
+@pytest.mark.parametrize("shape", [(6,), (1, 4, 4)])
+def test_a_lesson_learns_what_is_not_linear(shape):
+    d = torch.Size(shape).numel()
+    generator = torch.Generator().manual_seed(0)
+    x, m, older = torch.randn(3, 1024, d, generator=generator)
+    older = m + 0.01 * older  # a history is nearly equal to itself
+    target = 0.3 * torch.tanh(2 * x) * m + 20 * (m - older) * x
+    told = [z[:768] for z in (x, m, older)]
+    g = learn(told, target[:768], shape, {}, Lesson(width=32, epochs=60))
+    made = apply(g, [z[768:] for z in (x, m, older)], shape, {})
+    left = (made - target[768:]).square().mean() / target[768:].square().mean()
+    assert left < 0.35
+
+
+def test_a_lesson_hears_the_condition():
+    x = torch.randn(600, 3, generator=torch.Generator().manual_seed(0))
+    label = torch.arange(600) % 3
+    target = torch.tensor([[1.0, 0, 0], [0, -2.0, 0], [0, 0, 3.0]])[label]
+    g = learn([x], target, (3,), {"label": label}, Lesson(width=16, epochs=40))
+    assert (apply(g, [x], (3,), {"label": label}) - target).square().mean() < 0.05
+    assert (apply(g, [x], (3,), {"label": (label + 1) % 3}) - target).square().mean() > 1.0
+
+
+def test_a_lesson_repeats_under_its_seed():
+    x = torch.randn(128, 4, generator=torch.Generator().manual_seed(0))
+    one, other, third = (learn([x], x.tanh(), (4,), {}, Lesson(width=8, epochs=2, seed=s)) for s in (0, 0, 1))
+    assert one == other != third
+
+
+def test_what_is_affordable_is_counted_in_evaluations():
+    den = rg.load("digits8-flow")
+    cost = multiplications(den, {})
+    assert cost == pytest.approx(7.83e6, rel=0.01)
+    widths = [affordable(den, 3, share, {}) for share in (0.05, 0.1, 0.3)]
+    assert widths == sorted(widths)
+    assert widths[0] < widths[2]
+    assert affordable(den, 3, 1e-6, {}) is None
+    guided = rg.guide.cfg(rg.load("digits"), weight=2.0)
+    alone = rg.load("digits")
+    told = {"label": torch.tensor([3])}
+    assert multiplications(guided, told) == pytest.approx(2 * multiplications(alone, told), rel=1e-6)
+    huge = rg.oracles.Gaussian(rg.paths.EDM(), torch.zeros(5000), torch.ones(5000))
+    assert affordable(huge, 1, 0.5, {}) is None
