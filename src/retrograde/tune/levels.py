@@ -59,15 +59,19 @@ class Surrogate:
 
 
 def descend(
-    score: Callable[[Levels], float], start: Levels, size: int, strides: Sequence[int] = (8, 4, 2, 1)
+    score: Callable[[Levels], float],
+    start: Levels,
+    size: int,
+    strides: Sequence[int] = (8, 4, 2, 1),
+    last_first: bool = True,
 ) -> tuple[Levels, float]:
-    """Move one level at a time by falling strides while it helps."""
+    """Move one level at a time by falling strides while it helps, beginning with the last or with the first."""
     best, value = start, score(start)
     for stride in strides:
         improved = True
         while improved:
             improved = False
-            for candidate in neighbours(best, size, stride):
+            for candidate in neighbours(best, size, stride, last_first):
                 trial = score(candidate)
                 if trial < value:
                     best, value, improved = candidate, trial, True
@@ -75,9 +79,9 @@ def descend(
     return best, value
 
 
-def neighbours(levels: Levels, size: int, stride: int) -> Iterator[Levels]:
+def neighbours(levels: Levels, size: int, stride: int, last_first: bool = True) -> Iterator[Levels]:
     """Yield the sets in which one level, or all from one on, moved by the stride."""
-    for i in reversed(range(len(levels))):
+    for i in reversed(range(len(levels))) if last_first else range(len(levels)):
         for move in (stride, -stride):
             single = (*levels[:i], levels[i] + move, *levels[i + 1 :])
             together = (*levels[:i], *(k + move for k in levels[i:]))
