@@ -5,7 +5,7 @@ per element), that of the best recipe over all recipes and grids at 1.7 N (round
 the Frechet distance to the data and to samples of the fine solver itself, from other noise. What corrections cost is counted
 in evaluations, by multiply-accumulates. Writes benchmarks/results/tuned_plans.json, a row at a time, and prints a table.
 
-    python benchmarks/tuned_plans.py [MODEL ...] [--items 256] [--effort minutes] [--parts fitted rivals]
+    python benchmarks/tuned_plans.py [MODEL ...] [--items 256] [--effort minutes] [--parts fitted rivals] [--heat 24]
 
 A model's name with ":labels" asks it for the classes 0..9 in turn, without for none (its unconditional branch).
 """
@@ -101,12 +101,12 @@ class Trial:
         spent = {"seconds": seconds, "evaluations": plan.report["evaluations"], "corrections": plan.report["corrections"]}
         return {"fitted": {**self.judge(plan), **spent, "effort": effort}, "fine": {"frechet": self.frechet(self.fine)}}
 
-    def rivals(self, nfe: int, raced: dict[int, dict[str, Any]]) -> dict[str, Any]:
+    def rivals(self, nfe: int, raced: dict[int, dict[str, Any]], heat: int) -> dict[str, Any]:
         """Return the best recipe at 1.7 and at twice the budget; a race is run once for a budget."""
         found = {}
         for name, budget in (("x1.7", math.ceil(1.7 * nfe)), ("x2", 2 * nfe)):
             if budget not in raced:
-                best = race(self.reference, budget, first_heat=16)[0]
+                best = race(self.reference, budget, first_heat=heat)[0]
                 recipe = rg.plan(best.recipe, self.denoiser, nfe=budget, grid=best.grid)
                 raced[budget] = {"recipe": best.recipe, "grid": best.grid, "nfe": budget, **self.judge(recipe)}
             found[name] = raced[budget]
@@ -133,6 +133,7 @@ def main() -> None:
     parser.add_argument("--effort", default="minutes")
     parser.add_argument("--budgets", type=int, nargs="*", default=BUDGETS)
     parser.add_argument("--parts", nargs="*", default=["fitted", "rivals"], choices=["fitted", "rivals"])
+    parser.add_argument("--heat", type=int, default=24, help="items of a race's first heat, in which all recipes run")
     parser.add_argument("--plans", type=Path, help="a folder to keep the fitted plans in")
     parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args()
@@ -145,7 +146,7 @@ def main() -> None:
             if "fitted" in given.parts:
                 row |= trial.fitted(nfe, given.seed, given.effort, given.plans)
             if "rivals" in given.parts:
-                row |= trial.rivals(nfe, raced)
+                row |= trial.rivals(nfe, raced, given.heat)
             print(line(row), flush=True)
             keep(row, given)
 

@@ -110,4 +110,6 @@ def sentence(report: dict[str, Any]) -> str:
         text += f", best published solver {best['error']:.4g} ({best['recipe']} on {best['grid']})"
     if twice := report.get("best_recipe_at_twice"):
         text += f", at {twice['nfe']} evaluations {twice['error']:.4g} ({twice['recipe']} on {twice['grid']})"
+    if learned := report.get("corrections"):
+        text += f"; its corrections cost as much as {learned['evaluations']:.2f} evaluations"
     return text
