@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from retrograde.errors import BadValue, ShapeError
+from retrograde.errors import BadValue, PlanError, ShapeError
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -85,6 +85,7 @@ class Correction:
         """Return g [n, *shape] for the newest state and the predictions, newest first, each [n, *shape].
 
         Raises:
+            PlanError: a condition it is told is missing.
             ShapeError: states of another shape than it was made for.
         """
         w = {name: value.to(state) for name, value in self.weights.items()}
@@ -100,6 +101,12 @@ class Correction:
         if "place" in w:
             h = h + w["place"]
         for name in self.conditions:
+            if name not in condition:
+                raise PlanError(
+                    f"a run without the condition {name!r} that the plan's corrections were fitted with",
+                    f"a denoiser with the conditions {list(self.conditions)}",
+                    "sample the denoiser it was tuned for, or tune a plan for this one",
+                )
             told = _told(w[f"condition.{name}"], condition[name], name)
             h = h + (told[:, :, None, None] if image else told)
         for i in range(self.depth):

@@ -207,7 +207,6 @@ def run(
     deciders = [c.begin() if isinstance(c, ControllerPerRun) else c for c in controllers]
     _check(plan, denoiser, noise, deciders, memory, gradient)
     condition, anchor = anchor_of_run(plan.path, denoiser, x, {} if condition is None else condition, anchor)
-    _check_told(plan, condition)
     past = memory or Memory((x,))
     states, outputs, noises = _histories(plan, dataclasses.replace(past, states=(x, *past.states[1:])))
     ledger, visits = Ledger(), past.visits
@@ -390,13 +389,3 @@ def _check(
                 "each knob is consumed by exactly one transform or controller",
                 f"add the part that obeys {knob!r}, or remove the knob from the rows",
             )
-
-
-def _check_told(plan: Plan, condition: Mapping[str, Tensor]) -> None:
-    told = {name for row in plan.rows if row.correction is not None for name in row.correction.conditions}
-    if missing := sorted(told - set(condition)):
-        raise PlanError(
-            f"{plan.recipe} without the condition {missing[0]!r} that its corrections were fitted with",
-            f"a run with the conditions {sorted(told)}",
-            "sample the denoiser it was tuned for, or tune a plan for this one",
-        )
