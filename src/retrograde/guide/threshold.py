@@ -50,10 +50,10 @@ class Thresholded(Transform):
             return free
         data = free.data
         if self.quantile is None:
-            return free.derive(data.clamp(-self.limit, self.limit), "data", {"free": free})
+            return free.derive(data.clamp(-self.limit, self.limit), "data", {**free.parts, "free": free})
         size = torch.quantile(data.flatten(1).abs().float(), self.quantile, dim=1).to(data.dtype)
         size = size.clamp_(min=self.limit).reshape(-1, *(1,) * (data.ndim - 1))
-        return free.derive(data.clamp(-size, size).mul_(self.limit / size), "data", {"free": free})
+        return free.derive(data.clamp(-size, size).mul_(self.limit / size), "data", {**free.parts, "free": free})
 
 
 def threshold(denoiser: AbstractDenoiser, quantile: float | None = 0.995, limit: float = 1.0) -> Thresholded:

@@ -16,6 +16,7 @@ class Transform(AbstractDenoiser):
     Attributes:
         inner: the denoiser it wraps.
         obeys: knobs of a plan's row that it consumes itself.
+        makes: names of the parts its predictions carry.
     """
 
     inner: AbstractDenoiser
@@ -26,6 +27,7 @@ class Transform(AbstractDenoiser):
     consumes: frozenset[str] = dataclasses.field(init=False)
     name: str = dataclasses.field(init=False)
     obeys: ClassVar[frozenset[str]] = frozenset()
+    makes: ClassVar[frozenset[str]] = frozenset()
 
     def __post_init__(self) -> None:
         for field in ("path", "shape", "predicts", "conditions", "name"):
