@@ -33,27 +33,23 @@ def test_a_step_costs_half_of_a_scheduler_step_and_one_state(predicts, allocatio
     figures = benchmark.compare(predicts, repeats=40)
     # the best of forty turns: a busy machine can slow one side of a turn, not every turn of one side
     assert figures.ours_best < 0.5 * figures.diffusers_best, figures
-    # one for the new state, and one for reading the data mean where the network predicts something else
+    # one for the new state, and one for the data mean that the next step looks back at, where the network predicts else
     assert figures.ours_allocations == allocations
     assert figures.diffusers_allocations > allocations
-
-
-ABOVE_HALF = {"ddim", "euler_ancestral", "lcm", "tcd"}
-"""One-step recipes that step with the data mean: reading it off a noise prediction costs them as much as the step."""
 
 
 def test_the_stored_figures_are_of_every_recipe_with_a_peer(benchmark):
     stored = json.loads(benchmark.RESULTS.read_text())
     rows = {row["recipe"]: row for row in stored["rows"]}
     assert set(rows) == set(benchmark.PEERS), f"refresh the file: {benchmark.COMMAND}"
-    assert {name for name, row in rows.items() if row["ratio"] > 0.5} <= ABOVE_HALF
-    assert all(row["ratio"] < 0.65 for row in rows.values())
+    assert not {name: row["ratio"] for name, row in rows.items() if row["ratio"] > 0.5}
     for row in rows.values():
         assert row["ours_allocations"] <= 3.0 < row["diffusers_allocations"]
 
 
 @pytest.mark.parametrize(
-    ("recipe", "least", "allocations"), [("ddim", 0.7, 2.0), ("dpm_solver_3", 0.5, 1.0), ("heun", 0.6, 1.0)]
+    ("recipe", "least", "allocations"),
+    [("ddim", 0.5, 1.0), ("tcd", 0.5, 1.0), ("dpm_solver_3", 0.5, 1.0), ("heun", 0.6, 1.0)],
 )
 def test_measuring_again_gives_no_worse(recipe, least, allocations, benchmark):
     figures = benchmark.compare("noise", 25, recipe)

@@ -59,6 +59,29 @@ def test_a_row_without_a_question_keeps_the_last_prediction(den):
     assert plan.nfe == 5
 
 
+@pytest.mark.parametrize("predicts", ["noise", "v", "velocity"])
+@pytest.mark.parametrize("recipe", ["ddim", "euler_ancestral", "dpmpp_2s"])
+def test_a_reading_that_no_later_row_looks_at_is_not_made_and_changes_nothing(recipe, predicts, mixture):
+    den = mixture(rg.paths.VP())
+    plan = rg.plan(recipe, den, nfe=8)
+    other = rg.Denoiser(lambda x, t: den.predict(x, float(t[0])).read(predicts), den.path, predicts, den.shape)
+    states = list(rg.steps(plan, other, n=2, seed=3, dtype=DOUBLE))
+    one_look = [state for state in states if len(state.row.outputs) == 1]
+    assert one_look
+    for state in one_look:
+        before = states[state.index - 1].x_t if state.index else state.prediction.x_t
+        data = state.prediction.data
+        noises = [n * draw for n, draw in zip(state.row.noises, state.memory.noises, strict=False)]
+        olds = (before, *(states[state.index - 2].x_t if state.index > 1 else states[0].prediction.x_t,))
+        terms = [c * x for c, x in zip(state.row.states, olds, strict=False)] + [state.row.outputs[0] * data, *noises]
+        assert torch.allclose(state.x_t, sum(terms), rtol=1e-10, atol=1e-12)
+        assert torch.equal(state.mean, data)
+    if recipe == "ddim":
+        assert all(state.memory.outputs == () for state in states)
+        resumed = list(rg.steps(plan[3:], other, state=states[2]))[-1].x_t
+        assert torch.equal(resumed, states[-1].x_t)
+
+
 def test_a_generator_may_be_left_early(den):
     plan = rg.plan("dpmpp_2m", PATH, nfe=10)
     calls: list = []

@@ -185,8 +185,8 @@ def overhead_page() -> str:
         counts = (f"{row['ours_allocations']:.2f}", f"{row['diffusers_allocations']:.2f}")
         rows.append((f"`{row['recipe']}`", f"{ours:.0f}", f"{theirs:.0f}", f"{ours / theirs:.2f}", *counts, row["peer"]))
     text += table(head, rows) + (
-        "\nA recipe that steps with the data mean first reads it off the noise prediction, which costs one more state and "
-        "as much as a step of order one; with a network that predicts the data that falls away. Noise is free in these "
+        "\nA recipe whose later rows look back at the data mean reads it off the noise prediction, which costs one more "
+        "state; where no row looks back, the reading is folded into the row's coefficients. Noise is free in these "
         f"figures. Drawn by key, so that an item is the same in any batch, it costs {noise['keyed']:.0f} microseconds for "
         f"this state, by torch's global generator {noise['global']:.0f}.\n\nMade by `{kept['command']}`.\n"
     )

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
+
+from retrograde.errors import PlanError
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -40,3 +43,24 @@ class LinearMap:
     def finite(self) -> bool:
         """Whether every number of it is finite."""
         return bool(self.basis.isfinite().all() and self.gains.isfinite().all()) and abs(self.rest) < float("inf")
+
+
+Coefficient = float | Tensor | LinearMap
+"""A float computed in float64, a tensor that broadcasts against one item, or a linear map."""
+
+
+def combine(terms: Iterable[tuple[Coefficient, Tensor]]) -> Tensor:
+    """Return the sum of coefficient times tensor, allocating one result."""
+    total: Tensor | None = None
+    for coefficient, tensor in terms:
+        if isinstance(coefficient, LinearMap):
+            mapped = coefficient(tensor)
+            total = mapped if total is None else total.add_(mapped)
+        elif isinstance(coefficient, Tensor):
+            factor = coefficient.to(device=tensor.device, dtype=tensor.dtype)
+            total = tensor * factor if total is None else total.addcmul_(factor, tensor)
+        elif coefficient != 0.0:
+            total = tensor * coefficient if total is None else total.add_(tensor, alpha=coefficient)
+    if total is None:
+        raise PlanError("a row whose coefficients are all zero", "at least one nonzero coefficient", "remove the row")
+    return total

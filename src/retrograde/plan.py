@@ -22,13 +22,10 @@ from retrograde import laws
 from retrograde.correction import Correction
 from retrograde.denoisers.prediction import KINDS, combination, conversion, readings
 from retrograde.errors import BadValue, PlanError, UnknownName
-from retrograde.linear import LinearMap
+from retrograde.linear import Coefficient, LinearMap
 from retrograde.paths import Path
 
 BASES = ("data", "noise", "velocity", "data+noise")
-
-Coefficient = float | Tensor | LinearMap
-"""A float computed in float64, a tensor that broadcasts against one item, or a linear map."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -22,9 +22,9 @@ from retrograde.denoisers import AbstractDenoiser, Prediction
 from retrograde.denoisers.anchor import anchor_of_run
 from retrograde.denoisers.prediction import readings
 from retrograde.errors import BadValue, PlanError, RetrogradeError
-from retrograde.linear import LinearMap
+from retrograde.linear import combine
 from retrograde.noise import Source
-from retrograde.plan import Coefficient, Plan, Row, anchored
+from retrograde.plan import Plan, Row, anchored
 
 Gradient = Literal["none", "unroll", "checkpoint"]
 
@@ -53,6 +53,7 @@ class Ledger:
 class Memory:
     """The past a multistep row looks at, newest first: states, predictions in the plan's basis, noise draws.
 
+    Where no row looks at an earlier prediction, none is read off and kept: `State.prediction` has the newest.
     `visits` counts the draws on each interval, so that a continued run goes on with fresh noise where it comes back.
     """
 
@@ -154,23 +155,6 @@ class NonFinite(RetrogradeError, ArithmeticError):
         self.finished: list[int] = []
 
 
-def combine(terms: Iterable[tuple[Coefficient, Tensor]]) -> Tensor:
-    """Return the sum of coefficient times tensor, allocating one result."""
-    total: Tensor | None = None
-    for coefficient, tensor in terms:
-        if isinstance(coefficient, LinearMap):
-            mapped = coefficient(tensor)
-            total = mapped if total is None else total.add_(mapped)
-        elif isinstance(coefficient, Tensor):
-            factor = coefficient.to(device=tensor.device, dtype=tensor.dtype)
-            total = tensor * factor if total is None else total.addcmul_(factor, tensor)
-        elif coefficient != 0.0:
-            total = tensor * coefficient if total is None else total.add_(tensor, alpha=coefficient)
-    if total is None:
-        raise PlanError("a row whose coefficients are all zero", "at least one nonzero coefficient", "remove the row")
-    return total
-
-
 def run(
     plan: Plan,
     denoiser: AbstractDenoiser,
@@ -215,6 +199,8 @@ def run(
     state: State | None = None
     prediction: Prediction | None = None
     clock, kinds = plan.start, readings(plan.basis)
+    looks = any((row.outputs and row.time is None) or row.correction is not None for row in plan.rows)
+    keeps = bool(deciders) or plan.depth[1] > 1 or looks
     while remaining:
         with contextlib.nullcontext() if gradient != "none" else torch.no_grad():
             for controller in deciders:
@@ -233,9 +219,11 @@ def run(
                 row = _rewritten(row, denoiser, [len(states), len(outputs), len(noises)], len(kinds), len(ran))
                 if plan.path.anchored and row.anchor is None:
                     row = _completed(plan, row, ran)
+            folded: tuple[tuple[float, Tensor], ...] = ()
             if row.time is not None:
                 prediction = _ask(denoiser, states[0], row, condition, gradient, ledger)
-                for kind in reversed(kinds):
+                folded = _folded(row, kinds, prediction, states[0])
+                for kind in reversed(kinds if keeps or not folded else ()):
                     outputs.appendleft(prediction.read(kind))
             if row.noises and noise is not None:
                 interval = (-1.0 if clock is None else clock, -1.0 if row.next_time is None else row.next_time)
@@ -245,8 +233,7 @@ def run(
                 visits = {**visits, interval: visit + 1}
             x_next = combine(
                 (
-                    *zip(row.states, states, strict=False),
-                    *zip(row.outputs, outputs, strict=False),
+                    *(folded or (*zip(row.states, states, strict=False), *zip(row.outputs, outputs, strict=False))),
                     *zip(row.noises, noises, strict=False),
                     *(() if anchor is None or row.anchor is None else ((row.anchor, anchor),)),
                 )
@@ -282,6 +269,16 @@ def _histories(plan: Plan, memory: Memory) -> Iterable[deque[Tensor]]:
     # cut to their length first: built from a longer iterable a deque keeps its end, the oldest
     kept = zip((memory.states, memory.outputs, memory.noises), plan.depth, strict=True)
     return [deque(history[:depth], depth) for history, depth in kept]
+
+
+def _folded(row: Row, kinds: Sequence[str], prediction: Prediction, x: Tensor) -> tuple[tuple[float, Tensor], ...]:
+    """Return the terms of x and of the network's own output in a row of just one reading, which is not made then; or ()."""
+    match row.states, row.outputs:
+        case (float(state),), (float(output),) if len(kinds) == 1 and prediction.x_t is x:
+            factors = prediction.factors(kinds[0])
+            if factors is not None:
+                return (state + output * factors[0], x), (output * factors[1], prediction.value)
+    return ()
 
 
 def _moved(state: State, memory: Memory) -> State:

@@ -11,9 +11,9 @@ from scipy.integrate import solve_ivp
 import retrograde as rg
 from retrograde.controllers.pairs import BOGACKI_SHAMPINE, DORMAND_PRINCE, asking, get, names
 from retrograde.errors import UnknownName
+from retrograde.linear import combine
 from retrograde.plan import Plan
 from retrograde.recipes.recipe import level
-from retrograde.run import combine
 
 START = torch.tensor([[1.75, -0.7], [-1.05, 1.4]], dtype=torch.float64)
 ORDERS = {"dpm_12": (2, 1), "dpm_23": (3, 2), "bs_32": (3, 2), "dp_54": (5, 4)}

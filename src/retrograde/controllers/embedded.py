@@ -14,10 +14,11 @@ from retrograde.controllers.pairs import Pair, Step, asking, get
 from retrograde.controllers.step_size import StepSize
 from retrograde.denoisers import AbstractDenoiser
 from retrograde.errors import BadType, BadValue, PlanError, RetrogradeError
+from retrograde.linear import combine
 from retrograde.paths import Path
 from retrograde.plan import Plan, Row
 from retrograde.recipes.recipe import end_row, level
-from retrograde.run import Back, Controller, State, combine
+from retrograde.run import Back, Controller, State
 
 
 class Stalled(RetrogradeError, ArithmeticError):

@@ -122,10 +122,7 @@ class Prediction:
             return self.heads[kind]
         if self.heads:
             return self._solved(kind)
-        t = self.t
-        if isinstance(t, Tensor):
-            t = t.double().reshape(-1, *(1,) * (self.x_t.ndim - 1))
-        c_x, c_value, c_y = conversion(self.path, t, self.kind, kind)
+        c_x, c_value, c_y = self._conversion(kind)
         if isinstance(c_value, Tensor) or isinstance(c_x, Tensor):
             value = (c_x * self.x_t + c_value * self.value).to(self.value.dtype)
         else:
@@ -136,6 +133,27 @@ class Prediction:
             return value
         anchor = given_anchor(self.path, self.anchor)
         return value.add_((c_y * anchor).to(value))
+
+    def factors(self, kind: str) -> tuple[float, float] | None:
+        """Return (c_x, c_value) such that the reading is c_x x_t + c_value value, or None where it takes more than these.
+
+        A loop that weighs the reading can weigh x_t and value instead, and spare the state that the reading would be.
+
+        Raises:
+            BadValue: at this level the asked reading is not determined (see `conversion`).
+        """
+        if self.heads or isinstance(self.t, Tensor):
+            return None
+        c_x, c_value, c_y = self._conversion(kind)
+        if isinstance(c_x, Tensor) or isinstance(c_value, Tensor) or isinstance(c_y, Tensor):
+            return None
+        return None if self.path.anchored and c_y != 0.0 else (c_x, c_value)
+
+    def _conversion(self, kind: str) -> tuple[float | Tensor, ...]:
+        t = self.t
+        if isinstance(t, Tensor):
+            t = t.double().reshape(-1, *(1,) * (self.x_t.ndim - 1))
+        return conversion(self.path, t, self.kind, kind)
 
     def _solved(self, kind: str) -> Tensor:
         """Read a kind off x_t = a D + b Y + s E, the value and a head: three equations for the means D, E and Y."""
