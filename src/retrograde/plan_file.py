@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path as File
 from typing import Any, Literal
@@ -103,11 +104,8 @@ def write_atomically(file: str | PathLike[str], content: bytes) -> None:
         raise
 
 
-def save(plan: Plan, file: str | PathLike[str]) -> None:
-    """Write a plan as JSON, atomically; tensors go first, to a file beside it that is named by its content.
-
-    A reader sees the old pair or the new one: the JSON names the file its tensors are in.
-    """
+def packed(plan: Plan) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return a plan as what JSON can hold, `PlanFile` without the name of a file of tensors, and its tensors by name."""
     tensors: dict[str, Tensor] = {}
 
     def coefficient(value: Coefficient, name: str) -> float | dict[str, Any]:
@@ -136,8 +134,6 @@ def save(plan: Plan, file: str | PathLike[str]) -> None:
             entry[part] = [coefficient(v, f"rows.{k}.{part}.{i}") for i, v in enumerate(getattr(row, part))]
         rows.append(entry)
     report = plan.report
-    packed = safetensors.torch.save(tensors) if tensors else b""
-    name = f"{File(file).stem}.{hashlib.sha256(packed).hexdigest()[:12]}.safetensors" if tensors else None
     content = {
         "format": "retrograde.plan",
         "version": VERSION,
@@ -151,11 +147,22 @@ def save(plan: Plan, file: str | PathLike[str]) -> None:
         "report": dataclasses.asdict(report)
         if dataclasses.is_dataclass(report) and not isinstance(report, type)
         else report,
-        "tensors": name,
+        "tensors": None,
         "rows": rows,
     }
-    if name is not None:
-        write_atomically(File(file).with_name(name), packed)
+    return content, tensors
+
+
+def save(plan: Plan, file: str | PathLike[str]) -> None:
+    """Write a plan as JSON, atomically; tensors go first, to a file beside it that is named by its content.
+
+    A reader sees the old pair or the new one: the JSON names the file its tensors are in.
+    """
+    content, tensors = packed(plan)
+    if tensors:
+        stored = safetensors.torch.save(tensors)
+        content["tensors"] = f"{File(file).stem}.{hashlib.sha256(stored).hexdigest()[:12]}.safetensors"
+        write_atomically(File(file).with_name(content["tensors"]), stored)
     write_atomically(file, json.dumps(content, indent=1).encode())
 
 
@@ -182,6 +189,11 @@ def load(file: str | PathLike[str]) -> Plan:
         if not beside.is_file():
             raise BadValue(f"{file} without {parsed.tensors}", "a plan and its tensors side by side", "copy both files")
         tensors = safetensors.torch.load_file(beside)
+    return unpacked(parsed, tensors)
+
+
+def unpacked(parsed: PlanFile, tensors: Mapping[str, Tensor]) -> Plan:
+    """Return the plan of what `packed` made."""
 
     def coefficient(value: Stored) -> Coefficient:
         if isinstance(value, MapName):

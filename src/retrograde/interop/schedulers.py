@@ -19,6 +19,7 @@ from retrograde.interop.ladders import Ladder
 from retrograde.interop.samplers import SAMPLERS, from_k_diffusion
 from retrograde.interop.solver_schedules import from_solver_schedule
 from retrograde.interop.writers import Written
+from retrograde.paths import Path
 from retrograde.plan import Plan
 
 PREDICTIONS = {
@@ -89,7 +90,8 @@ def from_diffusers(
     known = {**chosen.options, **chosen.step}
     if unknown := sorted(set(options) - set(known)):
         raise UnknownName(f"option of {name}", unknown[0], known)
-    stored = {k: v for k, v in given.items() if k in chosen.options}
+    unset = given.get("_use_default_values", ())  # options nobody gave: another class has its own defaults for them
+    stored = {k: v for k, v in given.items() if k in chosen.options and k not in unset}
     config = {**known, **stored, **options}
     ignored = sorted(k for k in given if not k.startswith("_") and k not in chosen.options)
     _refuse(config, name)
@@ -111,6 +113,28 @@ def from_diffusers(
     if denoiser is not None:
         _check(plan, denoiser)
     return plan
+
+
+def path_of(scheduler: Any) -> Path:
+    """Return the path that a scheduler of diffusers, or its config as a dict, steps on.
+
+    Raises:
+        BadType: neither a scheduler nor a config.
+        UnknownName: a class that is not known.
+    """
+    given = _config(scheduler)
+    name = str(given.get("_class_name"))
+    if name not in SCHEDULERS:
+        raise UnknownName("continuous scheduler of diffusers", name, SCHEDULERS)
+    known = {**SCHEDULERS[name].options, **SCHEDULERS[name].step}
+    config = known | {k: v for k, v in given.items() if k in known}
+    return SCHEDULERS[name].ladder({**config, "_timesteps": None, "_sigmas": None}, 2, 1.0, False).path
+
+
+def predicts(scheduler: Any) -> str:
+    """Return the parameterization of the network a scheduler of diffusers, or its config as a dict, is made for."""
+    given = _config(scheduler)
+    return _predicts(given, str(given.get("_class_name")))
 
 
 def _config(scheduler: Any) -> dict[str, Any]:
@@ -208,5 +232,7 @@ __all__ = [
     "from_olss",
     "from_solver_schedule",
     "names",
+    "path_of",
+    "predicts",
     "sampler_names",
 ]
