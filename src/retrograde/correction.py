@@ -143,7 +143,7 @@ class Correction:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Correction):
             return NotImplemented
-        same = (self.inputs, self.fold, list(self.weights)) == (other.inputs, other.fold, list(other.weights))
+        same = (self.inputs, self.fold, self.weights.keys()) == (other.inputs, other.fold, other.weights.keys())
         return same and all(torch.equal(value, other.weights[name]) for name, value in self.weights.items())
 
     __hash__ = None  # type: ignore[assignment]

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import retrograde as rg
+from retrograde.correction import Correction
 from retrograde.errors import BadType, BadValue, PlanError, UnknownName
 from retrograde.interop.schedulers import from_diffusers, path_of, predicts
 
@@ -122,7 +123,18 @@ def tensor_plan(path):
     return dataclasses.replace(plan, rows=(first, *plan.rows[1:]))
 
 
-@pytest.mark.parametrize("make", [lambda path: rg.plan("dpmpp_2m", path, nfe=5), tensor_plan])
+def corrected_plan(path, conditions=()):
+    """A table whose second row adds what a small network says."""
+    draws = torch.Generator().manual_seed(0)
+    g = Correction.initial((3, 8, 8), 2, dict(conditions), width=4, depth=1, generator=draws)
+    out = torch.randn(g.weights["out"].shape, generator=draws)
+    g = dataclasses.replace(g, weights={**g.weights, "out": out})
+    plan = rg.plan("ddim", path, nfe=4)
+    rows = (plan[0], dataclasses.replace(plan[1], correction=g), *plan.rows[2:])
+    return dataclasses.replace(plan, rows=rows, misses=("point mass",))
+
+
+@pytest.mark.parametrize("make", [lambda path: rg.plan("dpmpp_2m", path, nfe=5), tensor_plan, corrected_plan])
 def test_a_saved_pipeline_holds_its_plan(make, tiny_pipeline, states_of, deviation, tmp_path):
     import diffusers
 
@@ -203,8 +215,10 @@ def test_what_a_scheduler_cannot_do_is_refused_with_the_line_that_can():
     path = path_of(LINEAR)
     plan = rg.plan("ddim", path, nfe=4)
     guided = dataclasses.replace(plan, rows=tuple(dataclasses.replace(r, knobs={"guidance": 3.0}) for r in plan.rows))
-    with pytest.raises(PlanError, match=r"guidance[\s\S]*rg\.guide\.cfg\(retrograde.interop.diffusers.denoiser"):
+    with pytest.raises(PlanError, match=r"guidance[\s\S]*rg\.guide\.cfg\(rg\.Denoiser"):
         scheduler_of(guided)
+    with pytest.raises(PlanError, match=r"told label[\s\S]*condition="):
+        scheduler_of(corrected_plan(path, {"label": 3}))
     with pytest.raises(PlanError, match="from_noise"):
         scheduler_of(rg.plan("dpmpp_2m", path, nfe=4)[2:])
     with pytest.raises(PlanError, match=r"plan\.bind"):

@@ -1,4 +1,4 @@
-"""Other people's samplers as plans, plans as other people's schedulers, and their pipelines."""
+"""Other people's samplers as plans, and plans as other people's schedulers."""
 
 from __future__ import annotations
 

@@ -45,17 +45,25 @@ def check_answerable(plan: Plan) -> None:
     """Refuse a plan that asks for more than one answer of the network per step.
 
     Raises:
-        PlanError: rows with knobs, an anchor, history of another run, noise that is not Gaussian, or a first row that
-            moves the state before the network is asked; the message names the line that runs such a plan.
+        PlanError: rows with knobs, corrections told conditions, an anchor, history of another run, noise that is not
+            Gaussian, or a first row that moves the state before the network is asked; the message names the line that runs
+            such a plan.
     """
-    loop = "rg.sample(retrograde.interop.diffusers.denoiser(pipe), plan"
+    denoiser = "rg.Denoiser(network, plan.path, predicts, shape, conditions)"
+    loop = f"rg.sample({denoiser}, plan"
     knobs = sorted({knob for row in plan.rows for knob in row.knobs})
     if knobs:
-        guided = "rg.guide.cfg(retrograde.interop.diffusers.denoiser(pipe), weight)"
         raise PlanError(
             f"a plan whose rows ask for {', '.join(knobs)}",
             "rows without knobs: a scheduler sees one prediction per step, after guidance is combined",
-            f"run it here: rg.sample({guided}, plan)",
+            f"run it here: rg.sample(rg.guide.cfg({denoiser}, weight), plan)",
+        )
+    told = sorted({name for row in plan.rows if row.correction is not None for name in row.correction.conditions})
+    if told:
+        raise PlanError(
+            f"a plan whose corrections are told {', '.join(told)}",
+            "corrections of state and predictions alone: a scheduler is not told the conditions",
+            f"run it here: {loop}, condition=...)",
         )
     if plan.path.anchored or plan.path.degrees != float("inf"):
         raise PlanError(

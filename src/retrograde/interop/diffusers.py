@@ -1,4 +1,4 @@
-"""Pipelines of diffusers: a plan in place of their scheduler, and their network as a denoiser.
+"""Pipelines of diffusers: a plan in place of their scheduler.
 
 Needs the extra `[diffusers]`; the module loads when it is first named. Written and tested with diffusers 0.42.
 """
