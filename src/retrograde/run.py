@@ -20,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from retrograde.denoisers import AbstractDenoiser, Prediction
 from retrograde.denoisers.anchor import anchor_of_run
+from retrograde.denoisers.carried import CARRIED
 from retrograde.denoisers.prediction import readings
 from retrograde.errors import BadValue, PlanError, RetrogradeError
 from retrograde.linear import combine
@@ -55,12 +56,14 @@ class Memory:
 
     Where no row looks at an earlier prediction, none is read off and kept: `State.prediction` has the newest.
     `visits` counts the draws on each interval, so that a continued run goes on with fresh noise where it comes back.
+    `carried` is what transforms remember from one evaluation to the next (a momentum), by name.
     """
 
     states: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...] = ()
     noises: tuple[Tensor, ...] = ()
     visits: Mapping[tuple[float, float], int] = dataclasses.field(default_factory=dict)
+    carried: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -193,7 +196,7 @@ def run(
     condition, anchor = anchor_of_run(plan.path, denoiser, x, {} if condition is None else condition, anchor)
     past = memory or Memory((x,))
     states, outputs, noises = _histories(plan, dataclasses.replace(past, states=(x, *past.states[1:])))
-    ledger, visits = Ledger(), past.visits
+    ledger, visits, carried = Ledger(), past.visits, past.carried
     remaining = plan.rows
     ran: list[Row] = []
     state: State | None = None
@@ -210,6 +213,7 @@ def run(
                     del ran[state.index + 1 :]
                     states, outputs, noises = _histories(plan, state.memory)
                     clock, prediction, visits = state.t, state.prediction, state.memory.visits
+                    carried = state.memory.carried
                     answer = answer.rows
                 remaining = tuple(answer)
             if not remaining:
@@ -221,7 +225,8 @@ def run(
                     row = _completed(plan, row, ran)
             folded: tuple[tuple[float, Tensor], ...] = ()
             if row.time is not None:
-                prediction = _ask(denoiser, states[0], row, condition, gradient, ledger)
+                prediction = _ask(denoiser, states[0], row, condition, gradient, ledger, carried)
+                carried = {**carried, **prediction.carried} if prediction.carried else carried
                 folded = _folded(row, kinds, prediction, states[0])
                 for kind in reversed(kinds if keeps or not folded else ()):
                     outputs.appendleft(prediction.read(kind))
@@ -247,17 +252,18 @@ def run(
             ran.append(row)
             ledger.rows += 1
             clock = row.next_time
-            memory = Memory(tuple(states), tuple(outputs), tuple(noises), visits)
+            memory = Memory(tuple(states), tuple(outputs), tuple(noises), visits, carried)
             state = State(x_next, clock, row, len(ran) - 1, prediction, ledger, memory)
             for controller in deciders:
                 states[0] = controller.correct(state)
-                state = _moved(state, Memory(tuple(states), tuple(outputs), tuple(noises), visits))
+                state = _moved(state, Memory(tuple(states), tuple(outputs), tuple(noises), visits, carried))
             ancestors = None if particles is None else particles.resample(state)
             if ancestors is not None:
                 for history in (states, outputs, noises):
                     for place, tensor in enumerate(history):
                         history[place] = tensor[ancestors]
-                state = _moved(state, Memory(tuple(states), tuple(outputs), tuple(noises), visits))
+                carried = {name: tensor[ancestors] for name, tensor in carried.items()}
+                state = _moved(state, Memory(tuple(states), tuple(outputs), tuple(noises), visits, carried))
         yield state
     if state is not None and state.x_t.device.type != "cpu" and not torch.compiler.is_compiling():
         _refuse_non_finite(state.x_t, state.x_t, len(ran) - 1, state.row)
@@ -320,20 +326,22 @@ def _ask(
     condition: Mapping[str, Tensor],
     gradient: Gradient,
     ledger: Ledger,
+    carried: Mapping[str, Tensor],
 ) -> Prediction:
     began = _seconds()
     t: Any = row.time
+    knobs = {**row.knobs, CARRIED: carried} if carried else row.knobs
     if gradient == "checkpoint":
         kept: list[Prediction] = []
 
         def evaluate(x: Tensor) -> Tensor:
-            kept.append(denoiser.predict(x, t, condition, row.knobs, row.network_time))
+            kept.append(denoiser.predict(x, t, condition, knobs, row.network_time))
             return kept[-1].value
 
         value = checkpoint(evaluate, x, use_reentrant=False)
         prediction = dataclasses.replace(kept[0], x_t=x, value=value, parts={})
     else:
-        prediction = denoiser.predict(x, t, condition, row.knobs, row.network_time)
+        prediction = denoiser.predict(x, t, condition, knobs, row.network_time)
     ledger.seconds += _seconds() - began
     for label, count in prediction.evaluations.items():
         ledger.evaluations[label] = ledger.evaluations.get(label, 0) + count

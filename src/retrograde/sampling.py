@@ -251,7 +251,8 @@ def _part(value: Any, places: list[int], n: int) -> Any:
     if isinstance(value, State):
         kept = value.memory
         states, outputs, noises = (tuple(t[places] for t in part) for part in (kept.states, kept.outputs, kept.noises))
-        memory = Memory(states, outputs, noises, kept.visits)
+        carried = {name: tensor[places] for name, tensor in kept.carried.items()}
+        memory = Memory(states, outputs, noises, kept.visits, carried)
         return dataclasses.replace(value, x_t=value.x_t[places], memory=memory)
     return value
 

@@ -88,7 +88,8 @@ class OnPath(AbstractDenoiser):
                 "make the plan for denoiser.path",
             )
         data = prediction.data
-        return Prediction(x_t, t, self.path, data, "data", prediction.parts, prediction.evaluations, kept)
+        made = Prediction(x_t, t, self.path, data, "data", prediction.parts, prediction.evaluations, kept)
+        return dataclasses.replace(made, carried=prediction.carried) if prediction.carried else made
 
 
 def on_path(denoiser: AbstractDenoiser, path: Path) -> AbstractDenoiser:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from retrograde.denoisers.anchor import ANCHOR, anchor_of, prepare_anchor
+from retrograde.denoisers.carried import into, out_of
 from retrograde.denoisers.prediction import KINDS, Prediction
 from retrograde.errors import BadType, BadValue, ShapeError, UnknownName
 from retrograde.paths import Path, VPDiscrete
@@ -133,7 +134,9 @@ def predict_branches(
     held = (*denoiser.conditions, *((ANCHOR,) if all(ANCHOR in c for c in conditions.values()) else ()))
     joined = {name: torch.cat([conditions[b][name] for b in branches]) for name in held}
     times = t.repeat(len(branches)) if isinstance(t, Tensor) else t
-    together = denoiser.predict(x_t.repeat(len(branches), *(1,) * (x_t.ndim - 1)), times, joined, knobs, network_time)
+    copies, passed = x_t.repeat(len(branches), *(1,) * (x_t.ndim - 1)), into(knobs, branches)
+    together = denoiser.predict(copies, times, joined, passed, network_time)
+    left = out_of(together.carried, branches)
     values = together.value.chunk(len(branches))
     heads = {kind: head.chunk(len(branches)) for kind, head in together.heads.items()}
     return {
@@ -146,6 +149,7 @@ def predict_branches(
             evaluations={f"{label}:{branch}": count for label, count in together.evaluations.items()},
             anchor=conditions[branch].get(ANCHOR),
             heads={kind: head[place] for kind, head in heads.items()},
+            carried=left[place],
         )
         for place, (branch, value) in enumerate(zip(branches, values, strict=True))
     }

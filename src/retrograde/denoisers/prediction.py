@@ -96,6 +96,7 @@ class Prediction:
         log_weight: increment of the particles' log-weights [batch], where a transform has one.
         heads: further outputs of the same evaluation, by kind. With one of them the anchor y of an anchored path may be
             unknown: x_t, value and head together tell the means of data, noise and y.
+        carried: what a transform hands to the run's next evaluation, by name, each with one entry per item.
     """
 
     x_t: Tensor
@@ -108,6 +109,7 @@ class Prediction:
     anchor: Tensor | None = None
     log_weight: Tensor | None = None
     heads: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
+    carried: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
 
     def read(self, kind: str) -> Tensor:
         """Return the prediction as `kind`, one of `KINDS` or of the path's own targets; shaped as x_t.

@@ -1,7 +1,11 @@
 """Transforms that steer: from denoiser to denoiser."""
 
+from retrograde.guide.apg import Projected, apg
+from retrograde.guide.autoguide import Autoguided, autoguide
 from retrograde.guide.branches import TwoBranches
 from retrograde.guide.cfg import ClassifierFree, cfg
+from retrograde.guide.cfgpp import cfgpp
+from retrograde.guide.compose import Composed, compose
 from retrograde.guide.first import FirstNetwork, first_network
 from retrograde.guide.interval import Within, interval
 from retrograde.guide.rescale import Rescaled, rescale
@@ -11,8 +15,11 @@ from retrograde.guide.transform import Transform
 from retrograde.guide.weight import Weight
 
 __all__ = [
+    "Autoguided",
     "ClassifierFree",
+    "Composed",
     "FirstNetwork",
+    "Projected",
     "Rescaled",
     "Thresholded",
     "TimeShifted",
@@ -20,7 +27,11 @@ __all__ = [
     "TwoBranches",
     "Weight",
     "Within",
+    "apg",
+    "autoguide",
     "cfg",
+    "cfgpp",
+    "compose",
     "first_network",
     "interval",
     "rescale",

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from retrograde.denoisers import AbstractDenoiser, Prediction, predict_branches
 from retrograde.denoisers.anchor import ANCHOR
+from retrograde.denoisers.carried import into, out_of
 from retrograde.denoisers.denoiser import NOTHING
 from retrograde.errors import BadType, UnknownName
 from retrograde.guide.transform import Transform
@@ -48,18 +49,24 @@ class TwoBranches(Transform):
     ) -> Prediction:
         weight, passed = weight_at(self.weight, self.path, t, knobs, x_t.ndim), without(knobs)
         if not isinstance(weight, Tensor) and weight == 1.0:
-            only = self.inner.predict(x_t, t, condition, passed, network_time)
-            counted = {f"{label}:conditional": count for label, count in only.evaluations.items()}
-            return dataclasses.replace(only, evaluations=counted, parts={"conditional": only})
+            only = self.inner.predict(x_t, t, condition, into(passed, ["conditional"]), network_time)
+            return dataclasses.replace(labelled(only, "conditional"), parts={"conditional": only})
         null = {name: value if name == ANCHOR else self._null(name, value) for name, value in condition.items()}
         branches = {"conditional": condition, "unconditional": null}
         parts = predict_branches(self.inner, x_t, t, branches, passed, network_time)
         guided = self.combine(parts["conditional"], parts["unconditional"], weight, knobs)
-        return dataclasses.replace(guided, parts=parts, evaluations=counts(parts))
+        left = {name: tensor for part in (*parts.values(), guided) for name, tensor in part.carried.items()}
+        return dataclasses.replace(guided, parts=parts, evaluations=counts(parts), carried=left)
 
     def _null(self, name: str, like: Tensor) -> Tensor:
         value = self.negative.get(name, self.inner.conditions[name])
         return torch.as_tensor(value, dtype=like.dtype, device=like.device).expand_as(like)
+
+
+def labelled(prediction: Prediction, label: str) -> Prediction:
+    """Return the prediction of one branch, with its label on what it cost and on what it left to the run."""
+    counted = {f"{name}:{label}": count for name, count in prediction.evaluations.items()}
+    return dataclasses.replace(prediction, evaluations=counted, carried=out_of(prediction.carried, [label])[0])
 
 
 def counts(parts: Mapping[str, Prediction]) -> dict[str, int]:

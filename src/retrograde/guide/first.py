@@ -10,6 +10,7 @@ from torch import Tensor
 
 from retrograde.denoisers import AbstractDenoiser, Prediction
 from retrograde.denoisers.anchor import ANCHOR
+from retrograde.denoisers.carried import CARRIED
 from retrograde.denoisers.denoiser import NOTHING
 from retrograde.errors import BadValue, ShapeError
 from retrograde.guide.transform import Transform
@@ -36,7 +37,7 @@ class FirstNetwork(Transform):
     ) -> Prediction:
         asked = self.first if knobs.get(KNOB) else self.inner
         own = {name: value for name, value in condition.items() if name in (ANCHOR, *asked.conditions)}
-        passed = {name: value for name, value in knobs.items() if name in asked.consumes}
+        passed = {name: value for name, value in knobs.items() if name in (CARRIED, *asked.consumes)}
         if asked is self.inner:
             return asked.predict(x_t, t, own, passed, network_time)
         end = asked.path.t_max

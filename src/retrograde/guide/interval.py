@@ -13,6 +13,7 @@ from torch import Tensor
 from retrograde import systems
 from retrograde.denoisers import AbstractDenoiser, Prediction
 from retrograde.denoisers.anchor import ANCHOR
+from retrograde.denoisers.carried import CARRIED, into, out_of
 from retrograde.denoisers.denoiser import NOTHING
 from retrograde.errors import BadType, BadValue
 from retrograde.guide.transform import Transform
@@ -68,8 +69,9 @@ class Within(Transform):
         """Ask what the transform wraps, with the conditions and knobs that it has."""
         plain: AbstractDenoiser = self.inner.inner  # type: ignore[attr-defined]
         own = {name: value for name, value in condition.items() if name in (ANCHOR, *plain.conditions)}
-        kept = {name: value for name, value in knobs.items() if name in plain.consumes}
-        return plain.predict(x_t, t, own, kept, network_time)
+        kept = {name: value for name, value in into(knobs, ["outside"]).items() if name in (CARRIED, *plain.consumes)}
+        made = plain.predict(x_t, t, own, kept, network_time)
+        return dataclasses.replace(made, carried=out_of(made.carried, ["outside"])[0]) if made.carried else made
 
 
 def interval(guided: AbstractDenoiser, low: float = 0.0, high: float = math.inf) -> Within:
