@@ -39,6 +39,15 @@ Threshold = Annotated[
         metavar="QUANTILE",
     ),
 ]
+Guide = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--guide",
+        help="Steer by a method of retrograde.guide, such as apg:scale=7,momentum=-0.5 or interval:0.2,0.8; repeatable: "
+        "each is put around those before.",
+        metavar="NAME:SETTINGS",
+    ),
+]
 BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Items computed at once; the result is the same.")]
 Convert = Annotated[
     bool, typer.Option("--convert", help="Run a plan made for another path, at equal signal-to-noise ratio.")

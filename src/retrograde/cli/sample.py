@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from retrograde.cli import asked, complete, console, options, output, pictures
+from retrograde.cli import asked, complete, console, options, output, pictures, steering
 from retrograde.errors import BadValue
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ def sample(
     seed: options.Seed = 0,
     condition: options.Condition = None,
     guidance: options.Guidance = None,
+    guide: options.Guide = None,
     threshold: options.Threshold = None,
     batch_size: options.BatchSize = 64,
     convert: options.Convert = False,
@@ -69,6 +70,7 @@ def sample(
     asked.check_labels(denoiser, condition)
     import retrograde as rg
 
+    denoiser, steered = steering.guided(denoiser, guide or [])
     if threshold is not None:
         denoiser = rg.guide.threshold(denoiser, threshold)
     deciding: dict[str, Any] = {}
@@ -82,6 +84,7 @@ def sample(
         deciding = {"controllers": [chosen]} | ({"noise": Brownian} if chosen.pair.stochastic else {})
     else:
         table = rg.plan(solver or "dpmpp_2m", denoiser, nfe=nfe or 10, grid=grid, **asked.settings(option or []))
+    table = steered(table)
     made_by = {
         "command": console.command_line(),
         "model": model,
@@ -91,6 +94,7 @@ def sample(
         "seed": seed,
         "condition": condition,
         "guidance": guidance,
+        "guide": guide,
         "threshold": threshold,
     }
     given = {"condition": asked.condition(condition, n), "batch_size": batch_size}

@@ -1,0 +1,96 @@
+"""From `--guide NAME:SETTINGS` to transforms of the denoiser, and of the plan."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from inspect import Parameter, signature
+from typing import TYPE_CHECKING, Any
+
+from retrograde.errors import BadValue, UnknownName
+
+if TYPE_CHECKING:
+    from retrograde.denoisers import AbstractDenoiser
+    from retrograde.plan import Plan
+
+GUIDES = ("apg", "autoguide", "cfg", "cfgpp", "interval", "rescale", "shift_time", "threshold")
+"""Functions of `retrograde.guide` whose settings can be typed; those that take conditions or functions are for Python."""
+
+_OF_PLANS = ("cfgpp",)
+_SPELLINGS = {"scale": "weight", "eta": "parallel", "norm": "radius"}
+
+
+def guided(denoiser: AbstractDenoiser, texts: Sequence[str]) -> tuple[AbstractDenoiser, Callable[[Plan], Plan]]:
+    """Return the denoiser with what was asked for around it, the first innermost, and what becomes of its plan.
+
+    A text is a name, or a name with settings: "apg:scale=7,momentum=-0.5", "interval:0.2,0.8". Bare numbers are the first
+    settings in turn; "scale" is another spelling of the weight.
+
+    Raises:
+        UnknownName: a guide or a setting that does not exist; those that do are listed.
+        BadValue: settings that are missing, twice there or no numbers.
+    """
+    import retrograde as rg
+
+    steps: list[Callable[[Plan], Plan]] = []
+    for text in texts:
+        name, _, rest = text.partition(":")
+        if name not in GUIDES:
+            raise UnknownName("guide", name, GUIDES)
+        function = getattr(rg.guide, name)
+        settings = _settings(text, name, rest, function, denoiser)
+        if name in _OF_PLANS:
+            steps.append(lambda plan, function=function, settings=settings: function(plan, **settings))
+            if "guidance" not in denoiser.consumes:
+                denoiser = rg.guide.cfg(denoiser, 1.0)
+        else:
+            denoiser = function(denoiser, **settings)
+
+    def steered(plan: Plan) -> Plan:
+        for step in steps:
+            plan = step(plan)
+        return plan
+
+    return denoiser, steered
+
+
+def _settings(text: str, name: str, rest: str, function: Callable[..., Any], denoiser: AbstractDenoiser) -> dict[str, Any]:
+    parameters = list(signature(function).parameters.values())[1:]
+    allowed = [p.name for p in parameters]
+    usage = ", ".join(p.name if p.default is Parameter.empty else f"{p.name}={p.default}" for p in parameters)
+    found: dict[str, Any] = {}
+    for place, part in enumerate(one for one in rest.split(",") if one):
+        key, equals, value = part.partition("=")
+        if not equals:
+            key, value = (allowed[place] if place < len(allowed) else ""), part
+        key = _SPELLINGS[key] if key not in allowed and _SPELLINGS.get(key) in allowed else key
+        if equals and key not in allowed:
+            raise UnknownName(f"setting of {name}", key, allowed)
+        if not key or key in found:
+            raise BadValue(f"--guide {text}: {part!r} is one too many", f"the settings {usage}", f"--guide {name}:...")
+        found[key] = _value(text, key, value, denoiser)
+    missing = [p.name for p in parameters if p.default is Parameter.empty and p.name not in found]
+    if missing or (name == "cfg" and not found):
+        raise BadValue(
+            f"--guide {text} without {', '.join(missing or ['weight'])}",
+            f"the settings {usage}",
+            f"--guide {name}:{(missing or ['weight'])[-1]}=...",
+        )
+    return found
+
+
+def _value(text: str, key: str, value: str, denoiser: AbstractDenoiser) -> Any:
+    """Return a number, None for "none", a model for `worse`, conditions for `negative`, and a name for a grid."""
+    import retrograde as rg
+
+    if key == "worse":
+        return rg.load(value)
+    if key == "grid":
+        return value
+    try:
+        number = None if value == "none" else float("inf") if value == "inf" else json.loads(value)
+    except ValueError:
+        number = value
+    if isinstance(number, str | bool | list | dict):
+        raise BadValue(f"--guide {text}: {key}={value!r}", "a number, inf, or none", f"{key}=1.5")
+    return dict.fromkeys(list(denoiser.conditions)[:1], number) if key == "negative" else number
