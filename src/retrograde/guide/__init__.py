@@ -10,6 +10,7 @@ from retrograde.guide.first import FirstNetwork, first_network
 from retrograde.guide.interval import Within, interval
 from retrograde.guide.rescale import Rescaled, rescale
 from retrograde.guide.threshold import Thresholded, threshold
+from retrograde.guide.tilt import Tilted, classifier, loss
 from retrograde.guide.time_shift import TimeShifted, shift_time
 from retrograde.guide.transform import Transform
 from retrograde.guide.weight import Weight
@@ -22,6 +23,7 @@ __all__ = [
     "Projected",
     "Rescaled",
     "Thresholded",
+    "Tilted",
     "TimeShifted",
     "Transform",
     "TwoBranches",
@@ -31,9 +33,11 @@ __all__ = [
     "autoguide",
     "cfg",
     "cfgpp",
+    "classifier",
     "compose",
     "first_network",
     "interval",
+    "loss",
     "rescale",
     "shift_time",
     "threshold",
