@@ -9,25 +9,11 @@ from typing import Any, final
 
 import torch
 
-from retrograde import systems
 from retrograde.denoisers import AbstractDenoiser, Prediction
 from retrograde.denoisers.carried import carried
 from retrograde.errors import BadValue
 from retrograde.guide.branches import TwoBranches, alone, check_conditions, extrapolate
 from retrograde.guide.weight import Weight, checked
-
-systems.register(
-    systems.System(
-        title="Eliminating Oversaturation and Artifacts of High Guidance Scales in Diffusion Models",
-        authors=("Seyedmorteza Sadat", "Otmar Hilliges", "Romann M. Weber"),
-        year=2024,
-        arxiv="2410.02416",
-        home="guidance",
-        number=48,
-        call="rg.guide.apg(denoiser, 7.0, momentum=-0.5, radius=7.5)",
-        test="tests/guide/test_apg.py::test_a_run_is_that_of_the_published_formula",
-    )
-)
 
 MOMENTUM = "apg"
 """Name of the momentum among what a run carries."""
