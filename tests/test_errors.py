@@ -45,6 +45,10 @@ def test_a_long_list_is_not_printed_in_full():
     assert "recipe_77" in error.allowed
     assert "recipe_400" not in error.allowed
     assert len(error.allowed) < 200
+    far = errors.UnknownName("recipe", "zzz", names, "rg.recipes.names()")
+    assert far.allowed.startswith("recipe_0, recipe_1, ")
+    assert far.allowed.endswith("and 492 more")
+    assert far.mend == "choose one recipe of rg.recipes.names()"
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,9 @@ from difflib import get_close_matches
 _LISTED = 60
 """How many names an error still prints in full."""
 
+_SHOWN = 8
+"""How many it prints of a longer list of which none is near."""
+
 
 class RetrogradeError(Exception):
     """A user's mistake in three parts: what was `given`, what is `allowed`, and the line that `mend`s it."""
@@ -50,13 +53,14 @@ class BadType(RetrogradeError, TypeError):
 
 
 class UnknownName(RetrogradeError, ValueError):
-    """A name that is not registered; the nearest registered names are offered."""
+    """A name that is not registered; the nearest registered names are offered, and the `source` that lists them all."""
 
-    def __init__(self, kind: str, given: str, allowed: Iterable[str]) -> None:
+    def __init__(self, kind: str, given: str, allowed: Iterable[str], source: str = "the list") -> None:
         names = sorted(allowed)
         near = get_close_matches(given, names, n=3, cutoff=0.5)
-        mend = f"did you mean {' or '.join(repr(name) for name in near)}?" if near else f"choose one {kind} of the list"
-        listed = names if len(names) <= _LISTED else [*near, f"and {len(names) - len(near)} more"]
+        mend = f"did you mean {' or '.join(repr(name) for name in near)}?" if near else f"choose one {kind} of {source}"
+        some = near or names[:_SHOWN]
+        listed = names if len(names) <= _LISTED else [*some, f"and {len(names) - len(some)} more"]
         super().__init__(f"unknown {kind} {given!r}", ", ".join(listed) or f"no {kind} is registered", mend)
 
 

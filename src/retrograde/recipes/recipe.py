@@ -210,7 +210,7 @@ def names() -> tuple[str, ...]:
 def get(name: str) -> Recipe:
     """Return the recipe called `name`; an unknown name lists the nearest ones."""
     if name not in _RECIPES:
-        raise UnknownName("recipe", name, names())
+        raise UnknownName("recipe", name, names(), "rg.recipes.names(), or of what `retrograde recipes` prints")
     return _RECIPES[name]
 
 
