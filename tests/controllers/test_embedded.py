@@ -51,6 +51,14 @@ def test_replaying_the_plan_gives_the_same_samples_bit_by_bit(
     assert torch.equal(rg.record(den, it.plan, controllers=[it], **options).samples, rec.samples)
 
 
+def test_its_plan_alone_is_refused_and_the_one_that_ran_is_not(den):
+    it = adaptive(den, "dpm_23", rtol=0.05)
+    with pytest.raises(PlanError, match="'adaptive'"):
+        rg.sample(den, it.plan, n=2)
+    ran = rg.record(den, it.plan, n=2, controllers=[it]).plan
+    assert not any(row.knobs for row in ran.rows)
+
+
 def test_two_interleaved_runs_of_one_controller_do_not_meet(den):
     it = adaptive(den, "dpm_23", rtol=0.02)
     alone = [[state.x_t for state in rg.steps(it.plan, den, n=2, seed=seed, controllers=[it])] for seed in (1, 2)]

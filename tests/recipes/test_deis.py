@@ -31,6 +31,21 @@ def test_rhoab_reproduces_polynomials_of_sigma():
             assert got == pytest.approx(exact, rel=1e-10)
 
 
+@pytest.mark.parametrize("degree", [1, 2, 3])
+def test_logrho_integrates_polynomials_of_log_sigma(degree):
+    """x'/a' = x/a + the integral over dsigma of the polynomial in log sigma through the last predictions, on any path."""
+    path, times = rg.paths.VP(), (0.9, 0.83, 0.75, 0.7, 0.62, 0.5)
+    row = rg.plan(f"deis_logrho{degree}", path, grid=times)[4]
+    knots = [math.log(level(path, t).sigma) for t in times[4::-1]]
+    here, there = level(path, 0.62), level(path, 0.5)
+    assert row.states == pytest.approx((path.a(0.5) / path.a(0.62),), rel=1e-12)
+    assert len(row.outputs) == degree + 1
+    for power in range(degree + 1):
+        exact, _ = quad(lambda s, power=power: math.log(s) ** power, here.sigma, there.sigma, epsabs=1e-13)
+        got = math.fsum(w * k**power for w, k in zip(row.outputs, knots, strict=False))
+        assert got == pytest.approx(path.a(0.5) * exact, rel=1e-9)
+
+
 def test_rhoab_on_an_even_grid_is_ipndm_and_with_one_knot_ddim():
     grid = np.linspace(10.0, 1.0, 10)
     for degree in (1, 2, 3):

@@ -119,7 +119,9 @@ def _plan(path: Path, pair: Pair, start: float | None, end: float | None, proven
         first = path.time_of_sigma(high)  # without signal the clock is not finite: start just below
     step = pair.write(path, level(path, first), level(path, last))
     tail = () if pair.reuses else (asking(last),)
-    rows = (asking(first), *step.rows, *tail, _closing(path, last, pair.basis))
+    # one step over everything is no sampler: without the controller that refines it, a run is refused
+    opening = dataclasses.replace(asking(first), knobs={"adaptive": pair.name})
+    rows = (opening, *step.rows, *tail, _closing(path, last, pair.basis))
     fields = {"basis": pair.basis, "recipe": f"adaptive_{pair.name}@1", "start": first, "provenance": provenance}
     try:
         return Plan(path, rows, **fields)
@@ -147,7 +149,7 @@ class _Tried:
 class _Stepper:
     """One adaptive run: how long the next step is, the errors it has seen, the step it is trying."""
 
-    consumes: frozenset[str] = frozenset()
+    consumes: frozenset[str] = frozenset({"adaptive"})
 
     def __init__(self, own: Adaptive) -> None:
         self._own = own
@@ -165,7 +167,7 @@ class _Stepper:
             if list(map(_table, remaining)) != list(map(_table, self._own.plan.rows)):
                 given, allowed = "a plan that is not the controller's own", "its plan, which its steps refine"
                 raise PlanError(given, allowed, "record(denoiser, it.plan, controllers=[it])")
-            return (remaining[0], *self._end)
+            return (dataclasses.replace(remaining[0], knobs={}), *self._end)
         if len(remaining) != 1 or state.t is None:
             return remaining
         return self._go_on(state) if self._tried is None else self._judged(state, self._tried)

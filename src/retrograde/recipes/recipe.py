@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import math
+import numbers
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -105,8 +106,8 @@ class Recipe:
 
         The end costs one evaluation; what is left over after full steps becomes one cheaper step, the last.
         """
-        if nfe < 1:
-            raise BadValue(f"nfe={nfe}", "nfe >= 1", "nfe=1")
+        if not isinstance(nfe, numbers.Integral) or nfe < 1:
+            raise BadValue(f"nfe={nfe}", "a whole number, nfe >= 1", "nfe=10")
         if self.layout is not None:
             stages = self.layout(nfe - 1)
         else:
