@@ -18,7 +18,6 @@ import json
 import math
 import platform
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ from retrograde import data, zoo
 from retrograde.denoisers import AbstractDenoiser, prepare_condition
 from retrograde.plan_file import write_atomically
 from retrograde.quality import frechet_distance, paired_error
-from retrograde.tune import Reference, race, teach
+from retrograde.tune import EFFORTS, Reference, race, teach
 
 BUDGETS = (3, 4, 5)
 RESULTS = Path(__file__).parent / "results" / "tuned_plans.json"
@@ -91,15 +90,19 @@ class Trial:
         return frechet_distance(samples, images, features(self.model)).value
 
     def fitted(self, nfe: int, seed: int, effort: str, plans: Path | None) -> dict[str, Any]:
-        """Fit a plan and return its figures."""
-        began = time.perf_counter()
+        """Fit a plan, or take the one that an earlier run left in the folder, and return its figures."""
         asked = None if labels(self.model, 1) is None else lambda n, seed: labels(self.model, n)
-        plan = rg.tune(self.denoiser, nfe, seed=seed, effort=effort, condition=asked, compare=False)
-        seconds = time.perf_counter() - began
-        if plans is not None:
-            plan.save(plans / f"{self.model.replace(':', '-')}-{nfe}.json")
-        spent = {"seconds": seconds, "evaluations": plan.report["evaluations"], "corrections": plan.report["corrections"]}
-        return {"fitted": {**self.judge(plan), **spent, "effort": effort}, "fine": {"frechet": self.frechet(self.fine)}}
+        file = None if plans is None else plans / f"{self.model.replace(':', '-')}-{nfe}-{effort}-{seed}.json"
+        if file is not None and file.exists():
+            plan = rg.Plan.load(file)
+        else:
+            plan = rg.tune(self.denoiser, nfe, seed=seed, effort=effort, condition=asked, compare=False)
+            if file is not None:
+                plan.save(file)
+        spent: dict[str, Any] = {name: plan.report[name] for name in ("seconds", "evaluations", "corrections")}
+        preset, own = dataclasses.asdict(EFFORTS[effort]), dict(plan.provenance["effort"])
+        spent["effort"] = effort if {**own, "held_out": 0} == {**preset, "held_out": 0} else f"{effort}, other numbers"
+        return {"fitted": {**self.judge(plan), **spent}, "fine": {"frechet": self.frechet(self.fine)}}
 
     def rivals(self, nfe: int, raced: dict[int, dict[str, Any]], heat: int) -> dict[str, Any]:
         """Return the best recipe at 1.7 and at twice the budget; a race is run once for a budget."""
@@ -134,7 +137,7 @@ def main() -> None:
     parser.add_argument("--budgets", type=int, nargs="*", default=BUDGETS)
     parser.add_argument("--parts", nargs="*", default=["fitted", "rivals"], choices=["fitted", "rivals"])
     parser.add_argument("--heat", type=int, default=24, help="items of a race's first heat, in which all recipes run")
-    parser.add_argument("--plans", type=Path, help="a folder to keep the fitted plans in")
+    parser.add_argument("--plans", type=Path, help="a folder to keep the fitted plans in, and to find them again")
     parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args()
     torch.set_num_threads(1)
