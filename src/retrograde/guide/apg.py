@@ -71,8 +71,8 @@ def apg(
     momentum 0, infinite radius and parallel 1 are `cfg`, bit by bit.
 
     The momentum lives in the run, for each item: it begins with every run, continues in a continued one, and goes with the
-    item where particles are resampled. It counts evaluations, not levels: in few long steps it may overshoot, and needs a
-    radius or more steps. Every evaluation updates it, of two-stage recipes both; where nothing is guided it
+    item where particles are resampled. It counts evaluations, not levels, so a few long steps are not many short
+    ones: measure it at your own budget. Every evaluation updates it, of two-stage recipes both; where nothing is guided it
     waits.
 
     Args:
