@@ -144,3 +144,8 @@ def test_start_moves_the_noise_end_of_any_grid():
             continue
         plan = rg.plan("ddim", rg.paths.VP(), nfe=6, grid=name, start=2.5)
         assert rg.paths.VP().sigma(plan.start) == pytest.approx(2.5)
+
+
+def test_a_mistyped_option_lists_those_of_recipe_and_grid():
+    with pytest.raises(BadValue, match=r"\['eta'\] of the recipe, \['rho', .* of the grid"):
+        rg.plan("ddim", rg.paths.EDM(), nfe=5, grid="karras", etta=1.0)

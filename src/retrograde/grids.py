@@ -39,6 +39,11 @@ def get(name: str) -> Callable[..., Grid]:
     return _GRIDS[name]
 
 
+def options_of(name: str) -> list[str]:
+    """Return the names of a grid's options."""
+    return [p for p in inspect.signature(get(name)).parameters if p not in ("path", "n")]
+
+
 def levels(path: Path, sigma_min: float | None = None, sigma_max: float | None = None) -> tuple[float, float]:
     """Return the range of finite noise levels (sigma_min, sigma_max) of a path, each replaced where given.
 
@@ -294,7 +299,7 @@ def make(path: Path, n: int, spec: str | Sequence[float], **options: object) -> 
     """
     if isinstance(spec, str):
         function = get(spec)
-        allowed = [p for p in inspect.signature(function).parameters if p not in ("path", "n")]
+        allowed = options_of(spec)
         if unknown := sorted(set(options) - set(allowed)):
             raise BadValue(f"grid {spec!r} with {unknown}", f"the options {allowed}", f"remove {unknown}")
         return function(path, n, **options)

@@ -253,6 +253,9 @@ def plan(
             raise BadValue(f"plan({name!r}) without nfe", "a number of network evaluations", "nfe=10")
         if start is not None:
             options["sigma_max"] = start
+        if unknown := sorted(set(options) - set(grids.options_of(grid))):
+            allowed = f"{sorted(chosen.options)} of the recipe, {grids.options_of(grid)} of the grid"
+            raise BadValue(f"recipe {name!r} on grid {grid!r} with {unknown}", allowed, f"remove {unknown}")
         count, stages = chosen.points(nfe)
         times = grids.make(path, count, grid, **options)
         if endless and times[0] == path.t_max and chosen.basis(path) == "noise":
