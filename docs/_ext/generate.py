@@ -141,6 +141,8 @@ def tuned_page() -> str:
     )
     rows = []
     for row in kept["rows"]:
+        if any("frechet_to_fine" not in row.get(part, {}) for part in ("fitted", "x1.7", "x2")):
+            continue  # one part of it was not run yet
         low, high = row["fitted"]["interval"]
         fitted = (f"{row['fitted']['rms']:.4f} ({low:.4f} to {high:.4f})", f"{row['fitted']['median']:.4f}")
         others = []
