@@ -9,6 +9,7 @@ with what their own code returned (benchmarks/record_samplers.py).
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib
 import json
@@ -20,6 +21,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -281,9 +283,17 @@ def theirs(
     that the scheduler expects.
     """
     module = importlib.import_module(type(scheduler).__module__)
-    if hasattr(module, "randn_tensor"):
-        module.randn_tensor = lambda shape, **_: draws.next().float()
     draws.rewind()
+
+    def drawn(*_: Any, **__: Any) -> Tensor:
+        return draws.next().float()
+
+    given = mock.patch.object(module, "randn_tensor", drawn)
+    with given if hasattr(module, "randn_tensor") else contextlib.nullcontext():
+        return _looped(scheduler, plan, den, x, step_at or (lambda i: step))
+
+
+def _looped(scheduler: Any, plan: Plan, den: Any, x: Tensor, step_at: Callable[[int], dict[str, Any]]) -> Tensor:
     scaled = plan.path.a(plan.start)
     # schedulers in s/a hold x/a and divide before the network is asked; the others hold the state of the path
     in_sigma = hasattr(scheduler, "is_scale_input_called") or "KDPM2" in type(scheduler).__name__
@@ -296,12 +306,11 @@ def theirs(
         t = asked[i] if i < len(asked) else asked[-1]
         seen = scheduler.scale_model_input(state, timestep) if hasattr(scheduler, "scale_model_input") else state
         output = _output(den, plan, seen.double(), t, kind, scheduler)
-        extra = step if step_at is None else step_at(i)
         if hasattr(scheduler, "step_pred"):  # its pipeline returns the last mean
             made = scheduler.step_pred(output.float(), timestep, state)
             state = made.prev_sample if i + 1 < len(asked) else made.prev_sample_mean
             continue
-        state = scheduler.step(output.float(), timestep, state, **extra).prev_sample
+        state = scheduler.step(output.float(), timestep, state, **step_at(i)).prev_sample
     end = plan.rows[-1].next_time
     return state.double() * (plan.path.a(end) if in_sigma and end is not None else 1.0)
 

@@ -239,7 +239,7 @@ def test_resfusion_in_five_steps_has_the_mean_of_the_posterior():
 @pytest.mark.parametrize("name", ["ddpm", "ddim"])
 @pytest.mark.parametrize("nfe", [1, 5, 10, 37])
 def test_diffusevae_is_ddpm_moved_by_the_reconstruction(name, nfe, path_called):
-    """A network e(x - x_hat) on x_t = a x_0 + x_hat + s eps gives the chain of DDPM plus x_hat; with 0, bit by bit."""
+    """A network e(x - x_hat) on x_t = a x_0 + x_hat + s eps gives the chain of DDPM plus x_hat; with 0, the chain."""
     base = path_called("vp_discrete")
     path = rg.paths.Offset(base)
     weight = torch.randn(3, 3, generator=torch.Generator().manual_seed(2), dtype=DOUBLE)
@@ -256,4 +256,5 @@ def test_diffusevae_is_ddpm_moved_by_the_reconstruction(name, nfe, path_called):
     for x, other in zip(moved.trajectory[:-1], chain.trajectory[:-1], strict=True):
         assert (x - x_hat - other).abs().max() < 1e-6
     assert (moved.samples - chain.samples).abs().max() < 1e-6  # x_hat is taken off after the last step
-    assert torch.equal(rg.sample(den, plans[0], seed=1, anchor=0 * x_hat, dtype=DOUBLE), chain.samples)
+    unmoved = rg.sample(den, plans[0], seed=1, anchor=0 * x_hat, dtype=DOUBLE)
+    assert (unmoved - chain.samples).abs().max() < 1e-9  # a row without anchor is folded, so not bit by bit
