@@ -124,3 +124,20 @@ def test_mistakes_are_explained(gaussian):
         correction(IMAGE)(torch.zeros(1, 2, 16, 16), [torch.zeros(1, 2, 16, 16)], {})
     with pytest.raises(BadValue, match="exit"):
         Correction({"in": torch.zeros(1, 1), "in.bias": torch.zeros(1)}, 1)
+
+
+def test_one_on_images_is_the_formula_at_every_place():
+    g = correction((1, 4, 4), 2, {"label": 3})
+    w, x, m, label = g.weights, torch.randn(2, 1, 4, 4), torch.randn(2, 1, 4, 4), torch.tensor([2, 0])
+
+    def at(h, row, column, name):
+        padded = torch.nn.functional.pad(h, (1, 1, 1, 1))
+        return torch.einsum("nchw,ochw->no", padded[:, :, row : row + 3, column : column + 3], w[name]) + w[f"{name}.bias"]
+
+    def everywhere(h, name):
+        return torch.stack([torch.stack([at(h, r, c, name) for c in range(4)], -1) for r in range(4)], -2)
+
+    h = everywhere(torch.cat([x, m], 1), "in") + w["place"] + w["condition.label"][label][:, :, None, None]
+    for i in ("0", "1"):
+        h = h + everywhere(h * torch.sigmoid(h), i)
+    assert torch.allclose(g(x, [m], {"label": label}), everywhere(h * torch.sigmoid(h), "out"), atol=1e-5)
