@@ -4,6 +4,7 @@ from retrograde.controllers.denoising_mcmc import LangevinGibbs, Levels, denoisi
 from retrograde.controllers.embedded import Adaptive, Stalled, adaptive
 from retrograde.controllers.evodiff import EVODiff, evodiff
 from retrograde.controllers.pairs import Pair, get, names
+from retrograde.controllers.replacement import Replacement, replacement
 from retrograde.controllers.step_size import DPM_SOLVER, StepSize
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "LangevinGibbs",
     "Levels",
     "Pair",
+    "Replacement",
     "Stalled",
     "StepSize",
     "adaptive",
@@ -20,4 +22,5 @@ __all__ = [
     "evodiff",
     "get",
     "names",
+    "replacement",
 ]
