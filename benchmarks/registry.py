@@ -4,9 +4,10 @@ The measures are those of the law tests. A deterministic recipe: slope of log er
 the probability flow of a Gaussian mixture, between the levels 2 and 0.5. A stochastic one: slope of the largest error of
 mean or standard deviation over three Gaussians, propagated without sampling, and that error at the finest grid.
 
-    python benchmarks/registry.py
+    python benchmarks/registry.py [NAME ...]
 
-writes benchmarks/results/registry.json, from which the table of recipes in the documentation is made.
+writes benchmarks/results/registry.json (of named recipes, their entries alone), from which the table of recipes in the
+documentation is made.
 """
 
 from __future__ import annotations
@@ -96,12 +97,14 @@ def kept(plan: rg.Plan) -> tuple[int, ...]:
 
 def main() -> None:
     torch.set_num_threads(1)
-    recipes = {}
-    for name in rg.recipes.names():
+    chosen = sys.argv[1:] or rg.recipes.names()
+    held = json.loads(RESULTS.read_text(encoding="utf-8"))["recipes"] if sys.argv[1:] else {}
+    recipes = {name: held[name] for name in rg.recipes.names() if name in held}
+    for name in chosen:
         recipes[name] = measure(name)
         print(name, recipes[name]["order"], recipes[name]["slopes"], flush=True)
     versions = {"retrograde": rg.__version__, "torch": torch.__version__, "python": platform.python_version()}
-    stored = {"command": COMMAND, "versions": versions, "recipes": recipes}
+    stored = {"command": COMMAND, "versions": versions, "recipes": dict(sorted(recipes.items()))}
     RESULTS.write_text(json.dumps(stored, indent=1) + "\n", encoding="utf-8")
 
 

@@ -12,13 +12,13 @@ import math
 import struct
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from retrograde.errors import BadValue
+from retrograde.errors import BadValue, PlanError
 
 _PRIOR = (-1.0, -1.0)
 
@@ -36,6 +36,25 @@ class Source(Protocol):
     ) -> Tensor:
         """Return standard normal noise of one interval of path time, [items, *shape]; -1 stands for the data's end."""
         ...
+
+
+def of_one_path(source: Source | None) -> bool:
+    """Whether the draws of a source are the increments of one Brownian path: it says so by `one_path = True`."""
+    return bool(getattr(source, "one_path", False))
+
+
+def check_one_path(source: Source | None, recipe: str) -> None:
+    """Refuse noise of each interval's own where steps may be taken back: a shorter step in their place draws other noise.
+
+    Raises:
+        PlanError: the source is not of one path.
+    """
+    if not of_one_path(source):
+        raise PlanError(
+            f"the stochastic plan {recipe} under a controller that takes steps back, with noise of each interval's own",
+            "the increments of one Brownian path, or taking a step back chooses the noise",
+            "noise=Brownian, after `from retrograde.noise import Brownian` (in retrograde.run, noise=Brownian(seed, items))",
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,6 +167,8 @@ class Brownian:
     Kidger, On Neural Differential Equations, 2022, arXiv 2202.02435, section 5.5.
     """
 
+    one_path: ClassVar[bool] = True
+
     seed: int
     items: Sequence[int]
     halvings: int = 24
@@ -221,6 +242,7 @@ class Remembered:
 
     def __init__(self, source: Source) -> None:
         self._source = source
+        self.one_path = of_one_path(source)
         self._kept: dict[tuple[float, float, int], Tensor] = {}
 
     def draw(

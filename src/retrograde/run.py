@@ -24,7 +24,7 @@ from retrograde.denoisers.carried import CARRIED
 from retrograde.denoisers.prediction import readings
 from retrograde.errors import BadValue, PlanError, RetrogradeError
 from retrograde.linear import combine
-from retrograde.noise import Source
+from retrograde.noise import Source, check_one_path
 from retrograde.plan import Plan, Row, anchored
 
 Gradient = Literal["none", "unroll", "checkpoint"]
@@ -106,7 +106,7 @@ class Back:
 
 
 class Controller(Protocol):
-    """Decides while running."""
+    """Decides while running; one with `takes_back = True` runs a stochastic plan on noise of one Brownian path only."""
 
     consumes: frozenset[str]
 
@@ -377,6 +377,8 @@ def _check(
         raise PlanError(
             f"the stochastic plan {plan.recipe} without noise", "a source of noise", "noise=Noise.first(n, seed)"
         )
+    if plan.stochastic and any(getattr(c, "takes_back", False) for c in controllers):
+        check_one_path(noise, plan.recipe)
     if plan.history and memory is None:
         raise PlanError(
             f"a plan that needs {plan.history} earlier predictions, without them",

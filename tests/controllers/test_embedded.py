@@ -11,7 +11,7 @@ from scipy.integrate import solve_ivp
 import retrograde as rg
 from retrograde.controllers import DPM_SOLVER, Stalled, adaptive, names
 from retrograde.errors import BadType, BadValue, PlanError
-from retrograde.noise import Brownian
+from retrograde.noise import Brownian, Remembered
 from retrograde.plan import Plan
 from retrograde.run import Back
 
@@ -207,6 +207,8 @@ def test_an_adaptive_sde_keeps_the_law_of_the_data():
 class Plain:
     """The Brownian path of one item of n numbers, seen as that of n items: quick to draw."""
 
+    one_path = True
+
     seed: int
     items: range
 
@@ -225,6 +227,19 @@ def test_another_plan_is_refused(den):
     it = adaptive(den)
     with pytest.raises(PlanError, match="not the controller's own"):
         rg.sample(den, rg.plan("dpm_solver_3", den.path, nfe=10), controllers=[it])
+
+
+def test_steps_that_may_be_taken_back_refuse_noise_of_their_own(den):
+    it = adaptive(den, "sde_12", rtol=0.05, atol=0.02)
+    with pytest.raises(PlanError, match="noise=Brownian") as refused:
+        rg.sample(den, it.plan, controllers=[it])
+    assert "chooses the noise" in refused.value.allowed
+    held = rg.sample(den, it.plan, controllers=[it], noise=lambda seed, items: Remembered(Brownian(seed, items)))
+    assert torch.equal(held, rg.sample(den, it.plan, controllers=[it], noise=Brownian))
+    # a pair without noise, and what ran, a plain table, may draw what they like
+    smooth = adaptive(den, "dpm_23")
+    rg.sample(den, smooth.plan, controllers=[smooth])
+    rg.sample(den, rg.record(den, it.plan, controllers=[it], noise=Brownian).plan)
 
 
 def test_a_run_without_an_end_is_stopped(den):

@@ -13,8 +13,8 @@ from retrograde.denoisers.denoiser import NOTHING, AbstractDenoiser
 from retrograde.errors import BadValue, PlanError
 
 # these discretize the linear part of the SDE too, as published, and declare that they miss the point on the way to it
-# (seeds_1 solves that part exactly, but holds the mean of the noise while it adds noise)
-DISCRETIZED = ("euler_maruyama", "predictor_corrector", "reverse_diffusion", "seeds_1")
+# (seeds_1 and mrs_noise_sde solve that part exactly, but hold the mean of the noise while they add noise)
+DISCRETIZED = ("euler_maruyama", "mrs_noise_sde", "predictor_corrector", "reverse_diffusion", "seeds_1")
 # the latent noise of an interpolant falls again towards its start: no chain that adds noise has it
 NO_CHAIN = {("rddm", "interpolant"), ("resfusion", "interpolant")}
 POINT = torch.tensor([[0.5, -2.0, 1.25]], dtype=torch.float64)

@@ -78,6 +78,38 @@ def test_heavy_ball_on_data_means_is_its_recursion(beta, mixture):
         assert rg.plan("hb_2m", EDM, nfe=9, beta=1.0) == rg.plan("dpmpp_2m", EDM, nfe=9)
 
 
+@pytest.mark.parametrize("divided", [False, True])
+@pytest.mark.parametrize("beta", [0.4, 0.8, 1.0])
+def test_heavy_ball_on_the_corrector_is_its_recursion(beta, divided, mixture):
+    """UniC-1 with B = e^-h - 1 averages D and the new D with halves; v_n = (1-b) v_n-1 + b M_n, v_0 = M_0, or of M_n/s'."""
+    den, x, v = mixture(EDM), START, None
+    mean = den.predict(x, KARRAS[0]).data
+    for s, s_next in zip(KARRAS, KARRAS[1:], strict=False):
+        predicted = s_next / s * x + (1 - s_next / s) * mean  # the predictor has no momentum
+        if s_next == KARRAS[-1]:
+            x = predicted  # the corrector would wait for the evaluation at the end
+            break
+        last, mean = mean, den.predict(predicted, s_next).data
+        unit = s_next if divided else 1.0
+        m = 0.5 * (last + mean) / unit
+        v = m if v is None else (1 - beta) * v + beta * m
+        x = s_next / s * x + (1 - s_next / s) * unit * v
+    assert torch.allclose(sample(den, "hb_unipc", beta=beta, order=1, divided=divided), x, rtol=0, atol=1e-9)
+    # dividing costs the law of the point mass
+    misses = rg.plan("hb_unipc", EDM, grid=KARRAS, beta=beta, order=1, divided=divided).misses
+    assert bool(misses) == (divided and beta < 1.0)
+
+
+@pytest.mark.parametrize("path_name", ["edm", "vp", "flow"])
+def test_without_momentum_the_corrector_is_that_of_unipc(path_name, path_called):
+    path = path_called(path_name)
+    for order in (2, 3):
+        plain = rg.plan(f"unipc_{order}", path, nfe=12, variant="bh1")
+        assert rg.plan("hb_unipc", path, nfe=12, order=order, beta=1.0, variant="bh1") == plain
+    with pytest.raises(BadValue, match="order=3"):
+        rg.plan("hb_unipc", path, nfe=12, order=4)
+
+
 @pytest.mark.parametrize("path_name", ["edm", "vp", "flow"])
 def test_without_momentum_the_tables_are_those_of_ipndm_bit_by_bit(path_name, path_called):
     path = path_called(path_name)

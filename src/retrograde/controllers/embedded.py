@@ -89,6 +89,7 @@ def adaptive(
     Raises:
         UnknownName: no such pair.
         BadValue: tolerances or steps that are not positive.
+        PlanError: by the run, where a stochastic pair draws noise that is not of one path.
 
     References: Lu et al., DPM-Solver, 2022, arXiv 2206.00927 (DPM-Solver-12 and -23); Song et al., 2020, arXiv 2011.13456
     (the probability flow by an adaptive Runge-Kutta method).
@@ -150,6 +151,7 @@ class _Stepper:
     """One adaptive run: how long the next step is, the errors it has seen, the step it is trying."""
 
     consumes: frozenset[str] = frozenset({"adaptive"})
+    takes_back = True
 
     def __init__(self, own: Adaptive) -> None:
         self._own = own

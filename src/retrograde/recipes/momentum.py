@@ -17,6 +17,7 @@ from retrograde.paths import Path
 from retrograde.plan import Row
 from retrograde.recipes.ipndm import ADAMS_BASHFORTH
 from retrograde.recipes.recipe import Level, get, level, noise_basis, recipe
+from retrograde.recipes.unipc import unipc_rows
 
 _PAPER = {
     "title": "Diffusion Sampling with Momentum for Mitigating Divergence Artifacts",
@@ -153,3 +154,46 @@ def hb_2m(path: Path, times: tuple[float, ...], beta: float = 0.8) -> list[Row]:
     The predictor of UniPC of order 2 is the same step, so this is momentum on it too.
     """
     return averaged(get("dpmpp_2m").write(path, times), _checked(beta))
+
+
+@recipe(
+    "hb_unipc",
+    order=1,
+    approximate=True,
+    summary="heavy-ball momentum on the corrector of UniPC, on the data prediction; order 1 for beta < 1",
+    paper=_PAPER | {"test": "tests/recipes/test_momentum.py::test_heavy_ball_on_the_corrector_is_its_recursion"},
+)
+def hb_unipc(
+    path: Path,
+    times: tuple[float, ...],
+    beta: float = 0.8,
+    order: int = 3,
+    variant: str = "bh2",
+    divided: bool = False,
+) -> list[Row]:
+    """x' = (s'/s) x + g v_n, v_n = (1 - b) v_n-1 + b M_n, M_n the mean of data predictions in UniC: one evaluation.
+
+    The predictor has no momentum: in the authors' code (arXiv 2307.11118) a line puts the newest mean back in place of its
+    average. That code also divides each mean by the noise s' of its step before it averages; so does divided=True, which
+    misses the point-mass law, for the average of 1/s' is not 1/s'. beta = 1 is UniPC.
+
+    Raises:
+        BadValue: beta outside (0, 1], or an order outside 1, 2, 3.
+    """
+    if order not in (1, 2, 3):
+        raise BadValue(f"order={order}", "1, 2 or 3: predictions of the predictor", "order=3")
+    steps = len(times) - 1
+    rows = unipc_rows(path, times, (order,) * steps, (True,) * steps, variant)
+    share, last = 1.0 - _checked(beta), None
+    for i, row in enumerate(rows):
+        if row.next_time != row.time:  # a predictor
+            continue
+        kept, outputs = cast(float, row.states[1]), cast(tuple[float, ...], row.outputs)
+        scale = math.fsum(outputs) * (path.s(cast(float, row.next_time)) if divided else 1.0)
+        if last is not None and share > 0.0:
+            # the last corrected step moved states[3] by c_-1 x + scale_-1 v_n-1, and made states[1]
+            ratio = share * scale / last[1]
+            states = (0.0, kept + ratio, 0.0, -ratio * last[0])
+            rows[i] = Row(row.time, row.next_time, states, tuple(beta * weight for weight in outputs))
+        last = kept, scale
+    return rows
