@@ -1,5 +1,10 @@
 """Other people's tuners, so that a comparison is one run."""
 
+from retrograde.baselines.dc_solver import dc_solver
+from retrograde.baselines.dmn import dmn
+from retrograde.baselines.gits import gits
+from retrograde.baselines.ld3 import ld3
 from retrograde.baselines.olss import olss
+from retrograde.baselines.s4s import bns, s4s
 
-__all__ = ["olss"]
+__all__ = ["bns", "dc_solver", "dmn", "gits", "ld3", "olss", "s4s"]

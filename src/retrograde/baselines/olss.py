@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -80,8 +81,9 @@ def olss(
         w, _ = space.solve(chosen[: i + 1], there)
         next_time = teacher.times[there] if i + 1 < nfe else None
         rows.append(Row(teacher.times[here], next_time, (*(0.0,) * i, float(w[0])), tuple(reversed(w[1:].tolist()))))
-    provenance = {"tuner": "olss", "nfe": nfe, "seed": seed}
-    return Plan(path, tuple(rows), basis, "olss@1", teacher.times[0], (laws.POINT_MASS,), provenance=provenance)
+    fields: dict[str, Any] = {"provenance": {"tuner": "olss", "nfe": nfe, "seed": seed}}
+    fields["report"] = {"evaluations": teacher.evaluations * n}
+    return Plan(path, tuple(rows), basis, "olss@1", teacher.times[0], (laws.POINT_MASS,), **fields)
 
 
 def _greedy(space: _Subspace, nfe: int, limit: float) -> tuple[int, ...] | None:
