@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, ClassVar, final
 
+import torch
 from torch import Tensor
 
 from retrograde.denoisers import AbstractDenoiser, Prediction
@@ -56,6 +57,7 @@ def first_network(denoiser: AbstractDenoiser, first: AbstractDenoiser) -> FirstN
 
     Raises:
         BadValue: the path of `first` holds signal at its noise end.
+        BadValue: one condition has two null values: what tells one network nothing is a value for the other.
         ShapeError: two networks for data of different shapes.
     """
     if first.path.a(first.path.t_max) > 1e-3:
@@ -66,6 +68,12 @@ def first_network(denoiser: AbstractDenoiser, first: AbstractDenoiser) -> FirstN
         )
     if first.shape != denoiser.shape:
         raise ShapeError(f"shapes {first.shape} and {denoiser.shape}", "one shape", "take networks of one model family")
+    for name in first.conditions.keys() & denoiser.conditions.keys():
+        nulls = denoiser.conditions[name], first.conditions[name]
+        if not torch.equal(*(torch.as_tensor(null) for null in nulls)):
+            raise BadValue(
+                f"condition {name!r} with the null values {nulls[0]} and {nulls[1]}", "one null value", "give both the same"
+            )
     made = FirstNetwork(denoiser, first)
     # it takes the conditions of either
     object.__setattr__(made, "conditions", {**first.conditions, **denoiser.conditions})

@@ -17,6 +17,9 @@ def plan(base: Plan) -> Plan:
     of the data. The row asks what can be said of the data without any, and draws the true end around it: the posterior of
     the step to T from a time of no signal. One evaluation; run it with `guide.first_network(denoiser, first)`.
 
+    What the row gives back of the spread of the data is what the conditions tell of it, for a mean has none: of digits whose
+    brightness the prompt names, base samples have half the spread, with the row all of it; without the prompt, 0.7.
+
     The published code scales the fresh noise by the variance s_T^2 in place of s_T; here it is s_T.
 
     Raises:

@@ -2,6 +2,7 @@
 
 from retrograde.train.average import PowerAverage, power_gamma
 from retrograde.train.config import TrainConfig
+from retrograde.train.controlled import Controlled, controlled
 from retrograde.train.fit import Trained, fit
 from retrograde.train.held_out import held_out_loss
 from retrograde.train.levels import (
@@ -22,6 +23,7 @@ from retrograde.train.run import export, run
 
 __all__ = [
     "LAWS",
+    "Controlled",
     "CosMap",
     "LevelLaw",
     "LogNormalSigma",
@@ -32,6 +34,7 @@ __all__ = [
     "TrainConfig",
     "Trained",
     "Uniform",
+    "controlled",
     "export",
     "fit",
     "fit_noise_classifier",
