@@ -16,6 +16,7 @@ from retrograde._version import __version__
 
 if TYPE_CHECKING:
     from retrograde import (
+        accelerate,
         baselines,
         controllers,
         data,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
         paths,
         quality,
         recipes,
+        sites,
         systems,
         train,
         zoo,
@@ -59,6 +61,8 @@ __all__ = [
     "record",
     "run",
     "tune",
+    "sites",
+    "accelerate",
     "baselines",
     "load",
     "models",

@@ -6,6 +6,7 @@ from retrograde.denoisers.denoiser import AbstractDenoiser, Denoiser, predict_br
 from retrograde.denoisers.error import mmse
 from retrograde.denoisers.own_times import AtOwnTimes
 from retrograde.denoisers.prediction import KINDS, Prediction
+from retrograde.denoisers.transform import Transform
 
 __all__ = [
     "KINDS",
@@ -15,6 +16,7 @@ __all__ = [
     "Denoiser",
     "OnPath",
     "Prediction",
+    "Transform",
     "TwoHeads",
     "mmse",
     "on_path",
