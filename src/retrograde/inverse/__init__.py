@@ -1,0 +1,30 @@
+"""Inverse problems: samples of x given a measurement y = A(x) + noise, with a diffusion model as prior."""
+
+from retrograde.inverse.guided import Likelihood, Residual, dps, mmps, pigdm, sda, tmpd
+from retrograde.inverse.method import Method, Posed, Solution, Task, get, method, names, solve
+from retrograde.inverse.proximal import Proximal, diffpir
+from retrograde.inverse.spectral import ddnm, ddnm_plan, ddrm, ddrm_plan
+
+__all__ = [
+    "solve",
+    "Solution",
+    "names",
+    "get",
+    "Method",
+    "method",
+    "Posed",
+    "Task",
+    "Likelihood",
+    "Residual",
+    "Proximal",
+    "dps",
+    "pigdm",
+    "mmps",
+    "tmpd",
+    "sda",
+    "diffpir",
+    "ddrm",
+    "ddrm_plan",
+    "ddnm",
+    "ddnm_plan",
+]
