@@ -35,7 +35,7 @@ class OnPath(AbstractDenoiser):
     name: str = dataclasses.field(init=False)
 
     def __post_init__(self) -> None:
-        for field in ("shape", "conditions", "consumes", "name"):
+        for field in ("shape", "conditions", "consumes", "name", "reads", "codec", "shared"):
             object.__setattr__(self, field, getattr(self.inner, field))
 
     def _inner_time(self, t: float) -> float:

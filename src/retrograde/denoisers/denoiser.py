@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
+from retrograde.codec import Codec
 from retrograde.denoisers.anchor import ANCHOR, anchor_of, prepare_anchor
 from retrograde.denoisers.carried import into, out_of
 from retrograde.denoisers.prediction import KINDS, Prediction
@@ -19,6 +20,9 @@ from retrograde.errors import BadType, BadValue, ShapeError, UnknownName
 from retrograde.paths import Path, VPDiscrete
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+Reader = Callable[[Sequence[str]], Mapping[str, Tensor]]
+"""From texts to conditions, each with one entry per text."""
 
 
 class AbstractDenoiser(ABC):
@@ -31,6 +35,9 @@ class AbstractDenoiser(ABC):
         conditions: names of the conditions it takes, each with its null value.
         consumes: knobs of a plan's row that it obeys.
         name: what the ledger calls it.
+        reads: for conditions that may be given as text, by name, the function from a list of texts to conditions.
+        codec: encoder and decoder, where the states are latents; None where they are data.
+        shared: names of the conditions that every branch has: guidance does not drop them (a size, a mask).
     """
 
     path: Path
@@ -39,6 +46,9 @@ class AbstractDenoiser(ABC):
     conditions: Mapping[str, Any]
     consumes: frozenset[str]
     name: str
+    reads: Mapping[str, Reader] = NOTHING
+    codec: Codec | None = None
+    shared: frozenset[str] = frozenset()
 
     @abstractmethod
     def predict(
@@ -71,7 +81,8 @@ def prepare_condition(
 
     Args:
         condition: None (all null), one value for all items, a list or tensor of n values, or a mapping from names to
-            such values. A bare value belongs to the denoiser's only condition. A mapping may hold the "anchor" too.
+            such values. A bare value belongs to the denoiser's only condition, a bare text to the one it reads. A mapping
+            may hold the "anchor" too.
 
     Raises:
         BadValue: a bare value where there is not exactly one condition, or a list of another length than n.
@@ -80,6 +91,7 @@ def prepare_condition(
     """
     if condition is None:
         condition = {}
+    condition = without_texts(denoiser, condition)
     if not isinstance(condition, Mapping):
         if len(denoiser.conditions) != 1:
             raise BadValue(
@@ -97,6 +109,42 @@ def prepare_condition(
         name: _per_item(name, null if condition.get(name) is None else condition[name], null, n, device)
         for name, null in denoiser.conditions.items()
     }
+
+
+def without_texts(denoiser: AbstractDenoiser, condition: Any) -> Any:
+    """Return the condition with the texts in it read: one text as one value, a list of them as values of as many items.
+
+    Raises:
+        BadType: a text for a condition that is not read from texts.
+    """
+    if _is_text(condition) and len(denoiser.reads) == 1:
+        condition = {next(iter(denoiser.reads)): condition}
+    if not isinstance(condition, Mapping):
+        if _is_text(condition):
+            _refuse_text(denoiser, condition)
+        return condition
+    made: dict[str, Any] = {}
+    for name, value in condition.items():
+        if not _is_text(value):
+            continue
+        if name not in denoiser.reads:
+            _refuse_text(denoiser, value)
+        texts = [value] if isinstance(value, str) else list(value)
+        different = list(dict.fromkeys(texts))
+        read = denoiser.reads[name](different)
+        places = [different.index(text) for text in texts]
+        made |= {key: tensor[0] if isinstance(value, str) else tensor[places] for key, tensor in read.items()}
+    return {**made, **{name: value for name, value in condition.items() if not _is_text(value)}}
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) or (isinstance(value, list | tuple) and any(isinstance(one, str) for one in value))
+
+
+def _refuse_text(denoiser: AbstractDenoiser, text: Any) -> None:
+    allowed = f"texts for {', '.join(denoiser.reads)}, by name" if denoiser.reads else "numbers or tensors: it reads no text"
+    mend = f"condition={{{next(iter(denoiser.reads), 'label')!r}: ...}}"
+    raise BadType(f"the text {text!r} as a condition of {denoiser.name!r}", allowed, mend)
 
 
 def _per_item(name: str, value: Any, null: Any, n: int, device: torch.device | str) -> Tensor:
@@ -180,6 +228,7 @@ class Denoiser(AbstractDenoiser):
         dtype: type the network computes in; inputs are cast to it, outputs cast back. Time stays float32.
         name: what the ledger calls it.
         anchor: on an anchored path, the network's keyword for the anchor y; None where it is not told.
+        reads, codec, shared: see `AbstractDenoiser`.
     """
 
     network: Callable[..., Tensor]
@@ -194,6 +243,9 @@ class Denoiser(AbstractDenoiser):
     name: str = "network"
     consumes: frozenset[str] = frozenset()
     anchor: str | None = ANCHOR
+    reads: Mapping[str, Reader] = dataclasses.field(default_factory=dict)
+    codec: Codec | None = None
+    shared: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         if not isinstance(self.path, Path):

@@ -30,7 +30,7 @@ class Transform(AbstractDenoiser):
     makes: ClassVar[frozenset[str]] = frozenset()
 
     def __post_init__(self) -> None:
-        for field in ("path", "shape", "predicts", "conditions", "name"):
+        for field in ("path", "shape", "predicts", "conditions", "name", "reads", "codec", "shared"):
             object.__setattr__(self, field, getattr(self.inner, field))
         object.__setattr__(self, "consumes", self.inner.consumes | self.obeys)
 

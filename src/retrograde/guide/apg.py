@@ -12,7 +12,7 @@ import torch
 from retrograde.denoisers import AbstractDenoiser, Prediction
 from retrograde.denoisers.carried import carried
 from retrograde.errors import BadValue
-from retrograde.guide.branches import TwoBranches, alone, check_conditions, extrapolate
+from retrograde.guide.branches import TwoBranches, alone, conditions_of, extrapolate
 from retrograde.guide.weight import Weight, checked
 
 MOMENTUM = "apg"
@@ -59,7 +59,7 @@ def apg(
     momentum: float = -0.5,
     radius: float = math.inf,
     parallel: float = 0.0,
-    negative: Mapping[str, Any] | None = None,
+    negative: Mapping[str, Any] | str | None = None,
 ) -> Projected:
     """Return the denoiser with adaptive projected guidance, in the data mean D whatever the network predicts.
 
@@ -90,8 +90,8 @@ def apg(
 
     Reference: Sadat, Hilliges, Weber, 2024, arXiv 2410.02416.
     """
-    check_conditions(denoiser, negative or {})
+    held = conditions_of(denoiser, negative)
     if not -1.0 < momentum < 1.0 or not radius > 0.0 or not math.isfinite(parallel):
         given = f"momentum={momentum}, radius={radius}, parallel={parallel}"
         raise BadValue(given, "-1 < momentum < 1, radius > 0, a finite parallel", "momentum=-0.5, parallel=0.0")
-    return Projected(denoiser, checked(weight), dict(negative or {}), float(momentum), float(radius), float(parallel))
+    return Projected(denoiser, checked(weight), held, float(momentum), float(radius), float(parallel))

@@ -13,7 +13,7 @@ from torch import Tensor
 from retrograde.denoisers import AbstractDenoiser, Prediction, predict_branches
 from retrograde.denoisers.anchor import ANCHOR
 from retrograde.denoisers.carried import into, out_of
-from retrograde.denoisers.denoiser import NOTHING
+from retrograde.denoisers.denoiser import NOTHING, without_texts
 from retrograde.errors import BadType, UnknownName
 from retrograde.guide.transform import Transform
 from retrograde.guide.weight import KNOB, Weight, weight_at, without
@@ -51,7 +51,7 @@ class TwoBranches(Transform):
         if not isinstance(weight, Tensor) and weight == 1.0:
             only = self.inner.predict(x_t, t, condition, into(passed, ["conditional"]), network_time)
             return dataclasses.replace(labelled(only, "conditional"), parts={"conditional": only})
-        null = {name: value if name == ANCHOR else self._null(name, value) for name, value in condition.items()}
+        null = {name: self._null(name, value) for name, value in condition.items()}
         branches = {"conditional": condition, "unconditional": null}
         parts = predict_branches(self.inner, x_t, t, branches, passed, network_time)
         guided = self.combine(parts["conditional"], parts["unconditional"], weight, knobs)
@@ -59,7 +59,9 @@ class TwoBranches(Transform):
         return dataclasses.replace(guided, parts=parts, evaluations=counts(parts), carried=left)
 
     def _null(self, name: str, like: Tensor) -> Tensor:
-        value = self.negative.get(name, self.inner.conditions[name])
+        if name == ANCHOR or (name in self.inner.shared and name not in self.negative):
+            return like
+        value = self.negative.get(name, self.inner.conditions.get(name))
         return torch.as_tensor(value, dtype=like.dtype, device=like.device).expand_as(like)
 
 
@@ -99,14 +101,19 @@ def alone(prediction: Prediction, what: str) -> Prediction:
     return prediction
 
 
-def check_conditions(denoiser: AbstractDenoiser, negative: Mapping[str, Any]) -> None:
-    """Raise BadType where the denoiser takes no condition, UnknownName for one that it does not have."""
+def conditions_of(denoiser: AbstractDenoiser, given: Mapping[str, Any] | str | None) -> dict[str, Any]:
+    """Return conditions by name, texts read.
+
+    Raises BadType where the denoiser takes no condition, UnknownName for one that it does not have.
+    """
     if not denoiser.conditions:
         raise BadType(
             f"guidance of {denoiser.name!r}, which takes no condition",
             "a denoiser with conditions",
             "make it with Denoiser(..., conditions={'label': null_value})",
         )
-    for name in negative:
+    held = dict(without_texts(denoiser, given or {}))
+    for name in held:
         if name not in denoiser.conditions:
             raise UnknownName("condition", str(name), denoiser.conditions)
+    return held

@@ -9,7 +9,7 @@ from typing import Any, final
 from retrograde import systems
 from retrograde.denoisers import AbstractDenoiser, Prediction
 from retrograde.errors import BadValue
-from retrograde.guide.branches import TwoBranches, check_conditions, extrapolate
+from retrograde.guide.branches import TwoBranches, conditions_of, extrapolate
 from retrograde.guide.weight import Weight, checked
 
 systems.register(
@@ -41,7 +41,7 @@ def cfg(
     weight: Weight | None = None,
     *,
     strength: float | None = None,
-    negative: Mapping[str, Any] | None = None,
+    negative: Mapping[str, Any] | str | None = None,
 ) -> ClassifierFree:
     """Return the denoiser with classifier-free guidance, m = m_u + weight (m_c - m_u).
 
@@ -53,7 +53,7 @@ def cfg(
     Args:
         weight: a number, or a function of the noise level sigma = s/a, for instance lambda sigma: 1 + 2 * (sigma > 0.3).
         strength: the weight in the convention of the original paper, instead of `weight`.
-        negative: conditions of the second branch instead of the null ones (a negative prompt), by name.
+        negative: conditions of the second branch instead of the null ones, by name; or a text, the negative prompt.
 
     Raises:
         BadType: the denoiser takes no condition.
@@ -62,10 +62,10 @@ def cfg(
 
     Reference: Ho and Salimans, Classifier-Free Diffusion Guidance, 2022, arXiv 2207.12598.
     """
-    check_conditions(denoiser, negative or {})
+    held = conditions_of(denoiser, negative)
     if strength is not None and weight is None:
         weight = 1.0 + strength
     elif weight is None or strength is not None:
         given = f"weight={weight}, strength={strength}"
         raise BadValue(given, "one of them; strength = weight - 1", "weight=3.0 (or strength=2.0, the same)")
-    return ClassifierFree(denoiser, checked(weight), dict(negative or {}))
+    return ClassifierFree(denoiser, checked(weight), held)

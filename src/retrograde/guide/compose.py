@@ -14,7 +14,7 @@ from retrograde.denoisers import AbstractDenoiser, Prediction, predict_branches,
 from retrograde.denoisers.anchor import ANCHOR
 from retrograde.denoisers.denoiser import NOTHING
 from retrograde.errors import BadValue
-from retrograde.guide.branches import alone, check_conditions, counts
+from retrograde.guide.branches import alone, conditions_of, counts
 from retrograde.guide.transform import Transform
 from retrograde.guide.weight import Weight, checked, weight_at
 
@@ -48,9 +48,9 @@ class Composed(Transform):
         knobs: Mapping[str, Any] = NOTHING,
         network_time: float | None = None,
     ) -> Prediction:
-        anchor = {ANCHOR: condition[ANCHOR]} if ANCHOR in condition else {}
+        everywhere = {name: condition[name] for name in (ANCHOR, *self.inner.shared) if name in condition}
         given = [prepare_condition(self.inner, {**condition, **term}, len(x_t), x_t.device) for term in self.terms]
-        null = prepare_condition(self.inner, anchor, len(x_t), x_t.device)
+        null = prepare_condition(self.inner, everywhere, len(x_t), x_t.device)
         branches = {str(place): one for place, one in enumerate(given)} | {"unconditional": null}
         parts = predict_branches(self.inner, x_t, t, branches, knobs, network_time)
         away = alone(parts["unconditional"], "a composition")
@@ -84,6 +84,4 @@ def compose(denoiser: AbstractDenoiser, conditions: Sequence[Mapping[str, Any]],
     if not conditions or len(conditions) != len(weights):
         given = f"{len(conditions)} conditions and {len(weights)} weights"
         raise BadValue(given, "as many weights as conditions, at least one", "compose(denoiser, [{}], weights=[3.0])")
-    for term in conditions:
-        check_conditions(denoiser, term)
-    return Composed(denoiser, tuple(dict(term) for term in conditions), tuple(map(checked, weights)))
+    return Composed(denoiser, tuple(conditions_of(denoiser, term) for term in conditions), tuple(map(checked, weights)))
