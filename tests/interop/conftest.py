@@ -1,16 +1,22 @@
 """Small pipelines of diffusers with random weights, built without a network."""
 
 import functools
+import importlib.util
 from collections.abc import Callable
 from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
 
-collect_ignore = [] if find_spec("transformers") else ["test_text_pipelines.py"]  # the extra "dev" brings it
+NEED_TEXT_ENCODERS = ("text_pipelines", "opened_pipelines", "pipeline_denoisers")
+collect_ignore = (
+    [] if find_spec("transformers") else [f"test_{part}.py" for part in NEED_TEXT_ENCODERS]
+)  # the extra "dev" brings it
 
-LATENT = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+_FILE = Path(__file__).parents[2] / "examples" / "tiny_pipelines.py"
 
 
 def peer(name: str, **options: Any) -> Any:
@@ -19,140 +25,26 @@ def peer(name: str, **options: Any) -> Any:
     return getattr(diffusers, name)(**options)
 
 
-def _ddpm() -> Any:
-    import diffusers
-
-    torch.manual_seed(0)
-    blocks = {"down_block_types": ("DownBlock2D", "AttnDownBlock2D"), "up_block_types": ("AttnUpBlock2D", "UpBlock2D")}
-    unet = diffusers.UNet2DModel(
-        sample_size=8, block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4, attention_head_dim=8, **blocks
-    ).eval()
-    return diffusers.DDPMPipeline(unet, peer("DDPMScheduler", clip_sample=False))
+@functools.cache
+def tiny() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("tiny_pipelines", _FILE)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
-def _autoencoder() -> Any:
-    import diffusers
-
-    return diffusers.AutoencoderKL(
-        block_out_channels=(8, 8),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        latent_channels=4,
-        norm_num_groups=4,
-        sample_size=16,
-        shift_factor=0.1,
-    ).eval()
-
-
-def _dit() -> Any:
-    import diffusers
-
-    torch.manual_seed(0)
-    transformer = diffusers.DiTTransformer2DModel(
-        num_attention_heads=2,
-        attention_head_dim=8,
-        in_channels=4,
-        out_channels=8,
-        num_layers=2,
-        sample_size=8,
-        num_embeds_ada_norm=1000,
-    ).eval()
-    with torch.no_grad():  # as made, its last layers answer almost nothing
-        transformer.proj_out_2.weight.normal_(std=0.3)
-    scheduler = peer("DDIMScheduler", clip_sample=False, **LATENT)
-    return diffusers.DiTPipeline(transformer, _autoencoder(), scheduler)
-
-
-def _unet() -> Any:
-    import diffusers
-
-    torch.manual_seed(0)
-    return diffusers.UNet2DConditionModel(
-        sample_size=8,
-        block_out_channels=(8, 16),
-        layers_per_block=1,
-        cross_attention_dim=12,
-        attention_head_dim=4,
-        norm_num_groups=4,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-    ).eval()
-
-
-def _stable(class_name: str = "StableDiffusionPipeline") -> Any:
-    """A latent text-to-image pipeline without text encoder: calls hand over embeddings [batch, 5, 12]."""
-    import diffusers
-
-    parts = {"text_encoder": None, "tokenizer": None, "safety_checker": None, "feature_extractor": None}
-    scheduler = peer("DDIMScheduler", clip_sample=False, steps_offset=1, set_alpha_to_one=False, **LATENT)
-    made = getattr(diffusers, class_name)
-    return made(unet=_unet(), vae=_autoencoder(), scheduler=scheduler, requires_safety_checker=False, **parts)
-
-
-def _sd3(class_name: str = "StableDiffusion3Pipeline") -> Any:
-    """A flow pipeline without text encoders: calls hand over embeddings [batch, 5, 12] and pooled ones [batch, 16]."""
-    import diffusers
-
-    torch.manual_seed(0)
-    transformer = diffusers.SD3Transformer2DModel(
-        sample_size=8,
-        patch_size=2,
-        in_channels=4,
-        num_layers=2,
-        attention_head_dim=8,
-        num_attention_heads=2,
-        joint_attention_dim=12,
-        caption_projection_dim=16,
-        pooled_projection_dim=16,
-        out_channels=4,
-    ).eval()
-    with torch.no_grad():
-        transformer.proj_out.weight.normal_(std=0.3)
-    parts = {f"{part}{n}": None for part in ("text_encoder", "tokenizer") for n in ("", "_2", "_3")}
-    scheduler = peer("FlowMatchEulerDiscreteScheduler", shift=3.0)
-    return getattr(diffusers, class_name)(transformer=transformer, vae=_autoencoder(), scheduler=scheduler, **parts)
-
-
-def _flux() -> Any:
-    """A flow pipeline with shifts by size, without text encoders: calls hand over [batch, 5, 12] and [batch, 16]."""
-    import diffusers
-
-    torch.manual_seed(0)
-    transformer = diffusers.FluxTransformer2DModel(
-        in_channels=16,
-        num_layers=1,
-        num_single_layers=1,
-        attention_head_dim=8,
-        num_attention_heads=2,
-        joint_attention_dim=12,
-        pooled_projection_dim=16,
-        axes_dims_rope=(2, 2, 4),
-    ).eval()
-    with torch.no_grad():
-        transformer.proj_out.weight.normal_(std=0.3)
-    parts = {f"{part}{n}": None for part in ("text_encoder", "tokenizer") for n in ("", "_2")}
-    scheduler = peer("FlowMatchEulerDiscreteScheduler", use_dynamic_shifting=True)
-    return diffusers.FluxPipeline(transformer=transformer, vae=_autoencoder(), scheduler=scheduler, **parts)
-
-
-MAKERS: dict[str, Callable[[], Any]] = {
-    "ddpm": _ddpm,
-    "dit": _dit,
-    "stable": _stable,
-    "stable_img2img": lambda: _stable("StableDiffusionImg2ImgPipeline"),
-    "stable_inpaint": lambda: _stable("StableDiffusionInpaintPipeline"),
-    "sd3": _sd3,
-    "sd3_img2img": lambda: _sd3("StableDiffusion3Img2ImgPipeline"),
-    "flux": _flux,
-}
+@pytest.fixture(scope="session")
+def tiny_pipelines() -> ModuleType:
+    """The file that makes them."""
+    return tiny()
 
 
 @pytest.fixture(scope="session")
 def tiny_pipeline() -> Callable[[str], Any]:
     """Make a pipeline by name, silent."""
 
-    def make(name: str) -> Any:
-        pipe = MAKERS[name]()
+    def make(name: str, **options: Any) -> Any:
+        pipe = tiny().MAKERS[name](**options)
         pipe.set_progress_bar_config(disable=True)
         return pipe
 
@@ -200,3 +92,19 @@ def deviation() -> Callable[..., float]:
 def scheduler_called() -> Callable[..., Any]:
     """Make a scheduler of diffusers by the name of its class."""
     return peer
+
+
+class Drawn:
+    """Noise of a generator, in the order in which rows ask, for two items."""
+
+    def __init__(self, generator: torch.Generator) -> None:
+        self.generator = generator
+
+    def draw(self, shape: Any, interval: Any, occurrence: int = 0, dtype: Any = torch.float32, device: Any = "cpu") -> Any:
+        return torch.randn(2, *shape, generator=self.generator, dtype=dtype)
+
+
+@pytest.fixture(scope="session")
+def drawn() -> type[Drawn]:
+    """A source of noise as pipelines have it."""
+    return Drawn

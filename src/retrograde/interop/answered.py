@@ -23,8 +23,11 @@ class Told(Protocol):
     def __call__(self, t: float, /) -> float: ...
 
 
-def told_on(path: Path, steps: int) -> Told:
+def told_on(path: Path, steps: int, whole: bool = False) -> Told:
     """Return what networks of a path with so many trained steps are told: the index of the step, or `steps` t on a flow.
+
+    Args:
+        whole: rounded down on a flow, as some schedulers tell it.
 
     Raises:
         PlanError: another path; the rows of its plans have to say it themselves.
@@ -33,7 +36,7 @@ def told_on(path: Path, steps: int) -> Told:
         n = len(path.alphas_cumprod)
         return lambda t: float(min(max(round(t * n), 1), n) - 1)
     if isinstance(path, Flow):
-        return lambda t: steps * t
+        return (lambda t: float(int(steps * t + 1e-4))) if whole else (lambda t: steps * t)
     raise PlanError(
         f"a plan on path {path.fingerprint} whose rows do not say what the network is told",
         "plans on a discrete or a flow path, or bound to a denoiser",

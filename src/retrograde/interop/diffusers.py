@@ -1,4 +1,4 @@
-"""Pipelines of diffusers: a plan in place of their scheduler.
+"""Pipelines of diffusers: as denoisers, and a plan in place of their scheduler.
 
 Needs the extra `[diffusers]`; the module loads when it is first named. Written and tested with diffusers 0.42.
 """
@@ -20,6 +20,7 @@ from torch import Tensor
 from retrograde.errors import BadType, BadValue, MissingExtra, PlanError, UnknownName
 from retrograde.interop import schedulers
 from retrograde.interop.answered import AnsweredRun, check_answerable, told_on
+from retrograde.interop.pipelines import denoiser
 from retrograde.paths import Flow
 from retrograde.plan import Plan
 from retrograde.plan_file import PlanFile, packed, unpacked
@@ -88,6 +89,7 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):
         prediction_type: what the pipeline's network predicts, "epsilon", "sample", "v_prediction" or "flow_prediction";
             left out, what an imported plan says of its network, "flow_prediction" on a flow path and otherwise "epsilon".
         num_train_timesteps: what a flow network is told at t = 1.
+        whole_timesteps: a flow network is told whole numbers, rounded down.
         tensors: the plan's tensors as they are stored in a config.
 
     Raises:
@@ -104,6 +106,7 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):
         prediction_type: str | None = None,
         num_train_timesteps: int = 1000,
         tensors: str | None = None,
+        whole_timesteps: bool = False,
     ) -> None:
         if isinstance(plan, Plan):
             content, parts = packed(plan)
@@ -122,12 +125,13 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):
             prediction_type=prediction_type,
             num_train_timesteps=num_train_timesteps,
             tensors=tensors,
+            whole_timesteps=whole_timesteps,
         )
         self.plan = plan
         self._tables = {0: plan}
         self._calls: dict[int, _Call] = {}
         told = [
-            told_on(plan.path, num_train_timesteps)(row.time) if row.network_time is None else row.network_time
+            self._tell(row.time) if row.network_time is None else row.network_time
             for row in plan.rows
             if row.time is not None
         ]
@@ -154,7 +158,8 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):
                 "a plan for the path the pipeline's network was trained on",
                 "rg.plan(recipe, retrograde.interop.schedulers.path_of(pipe.scheduler), nfe=8)",
             )
-        return cls(plan, predicts, int(scheduler.config.get("num_train_timesteps", 1000)))
+        steps = int(scheduler.config.get("num_train_timesteps", 1000))
+        return cls(plan, predicts, steps, whole_timesteps=schedulers.tells_whole(scheduler))
 
     @property
     def init_noise_sigma(self) -> float:
@@ -332,15 +337,18 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):
             self._tables[first] = cut
         return self._tables[first]
 
+    def _tell(self, t: float) -> float:
+        """Return what the network is told at a path time that no row says it for."""
+        return told_on(self.plan.path, int(self.config["num_train_timesteps"]), bool(self.config["whole_timesteps"]))(t)
+
     def _time(self, step: float) -> float:
         """Return the path time of a timestep: of the plan's, or of a trained one between."""
         for told, time in zip(self._told, self.plan.times, strict=True):
             if abs(told - step) < 1e-3:
                 return time
         train = int(self.config["num_train_timesteps"])
-        tell = told_on(self.plan.path, train)
         time = step / train if isinstance(self.plan.path, Flow) else (step + 1.0) / train
-        if abs(tell(time) - step) > 1e-3:
+        if abs(self._tell(time) - step) > 1e-3:
             raise BadValue(f"timestep={step:g}", f"a trained timestep, 0..{train - 1}", "one of scheduler.timesteps")
         return time
 
@@ -363,4 +371,4 @@ def _named(kind: str) -> str:
     )
 
 
-__all__ = ["PREDICTION_TYPES", "PlanScheduler", "PlanSchedulerOutput"]
+__all__ = ["PREDICTION_TYPES", "PlanScheduler", "PlanSchedulerOutput", "denoiser"]

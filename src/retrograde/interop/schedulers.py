@@ -137,6 +137,12 @@ def predicts(scheduler: Any) -> str:
     return _predicts(given, str(given.get("_class_name")))
 
 
+def tells_whole(scheduler: Any) -> bool:
+    """Return whether a scheduler of diffusers, or its config, tells a flow network times rounded down to whole numbers."""
+    given = _config(scheduler)
+    return bool(given.get("use_flow_sigmas") or given.get("whole_timesteps"))
+
+
 def _config(scheduler: Any) -> dict[str, Any]:
     config = scheduler if isinstance(scheduler, Mapping) else getattr(scheduler, "config", None)
     if not isinstance(config, Mapping):
@@ -235,4 +241,5 @@ __all__ = [
     "path_of",
     "predicts",
     "sampler_names",
+    "tells_whole",
 ]

@@ -15,6 +15,8 @@ from retrograde.train.folder import ModelConfig, read_config, read_weights, writ
 from retrograde.zoo.features import load_classifier
 
 _MODELS = Path(__file__).with_name("models")
+_FORMATS = {"model_index.json": "retrograde.interop.pipelines:load"}
+"""What opens folders of other people's formats, by the file that marks them; named, for it is not imported before."""
 _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
@@ -23,16 +25,24 @@ def models() -> tuple[str, ...]:
     return tuple(sorted(file.parent.name for file in _MODELS.glob("*/config.json") if _is_denoiser(file.parent)))
 
 
-def load(source: str | Path, dtype: torch.dtype | None = None) -> AbstractDenoiser:
-    """Return a denoiser: an embedded one by name, one from a model folder, or what "package.module:function" returns.
+def load(source: str | Path, dtype: torch.dtype | None = None, **size: int) -> AbstractDenoiser:
+    """Return a denoiser: an embedded one by name, one from a folder, or what "package.module:function" returns.
+
+    A folder is one of our own, or a pipeline that diffusers saved (see `interop.diffusers.denoiser`).
 
     Weights are upcast to float32; `dtype` is the type the network computes in (None: float32). The network is in
-    evaluation mode and its parameters ask for no gradient.
+    evaluation mode and its parameters ask for no gradient. `size` is what a pipeline is to make, in pixels: height, width,
+    frames.
 
     Raises UnknownName for a name that is neither embedded nor a folder, BadValue for a broken folder or function,
     BadType where a function returns something that is not a denoiser.
     """
     text = str(source)
+    for mark, opener in _FORMATS.items():
+        if text not in models() and (Path(source) / mark).is_file():
+            return _imported(opener)(source, dtype, **size)
+    if size:
+        raise BadValue(f"{', '.join(size)} of {text!r}", "a size of a pipeline; this model has its own", f"load({text!r})")
     if text in models():
         return _from_folder(_MODELS / text, dtype)
     if Path(source).is_dir():
@@ -40,7 +50,9 @@ def load(source: str | Path, dtype: torch.dtype | None = None) -> AbstractDenois
     if _FUNCTION.fullmatch(text):
         return _from_function(text)
     if "/" in text:
-        raise BadValue(f"no folder {text!r}", "a folder with config.json and model.safetensors", "check the path")
+        raise BadValue(
+            f"no folder {text!r}", "a folder with config.json, or with a pipeline's model_index.json", "check the path"
+        )
     raise UnknownName("model", text, models())
 
 
