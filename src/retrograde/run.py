@@ -40,13 +40,13 @@ class Ledger:
         seconds: time spent inside the denoiser.
     """
 
-    evaluations: dict[str, int] = dataclasses.field(default_factory=dict)
+    evaluations: dict[str, float] = dataclasses.field(default_factory=dict)
     rows: int = 0
     seconds: float = 0.0
 
     @property
-    def nfe(self) -> int:
-        """Network evaluations per item, over all networks and branches."""
+    def nfe(self) -> float:
+        """Network evaluations per item, over all networks and branches; a mean where items differ."""
         return sum(self.evaluations.values())
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from retrograde.denoisers import AbstractDenoiser
     from retrograde.plan import Plan
 
-GUIDES = ("apg", "autoguide", "cfg", "cfgpp", "interval", "rescale", "shift_time", "threshold")
+GUIDES = ("adaptive", "apg", "autoguide", "cfg", "cfgpp", "interval", "rescale", "shift_time", "threshold")
 """Functions of `retrograde.guide` whose settings can be typed; those that take conditions or functions are for Python."""
 
 _OF_PLANS = ("cfgpp",)
@@ -85,7 +85,7 @@ def _value(text: str, key: str, value: str, denoiser: AbstractDenoiser) -> Any:
 
     if key == "worse":
         return rg.load(value)
-    if key == "grid":
+    if key in ("grid", "on"):
         return value
     try:
         number = None if value == "none" else float("inf") if value == "inf" else json.loads(value)

@@ -91,7 +91,7 @@ class Prediction:
         value: the output in its own parameterization, shaped as x_t.
         kind: that parameterization, one of `KINDS` or of the path's own targets.
         parts: named predictions this one was made of (for instance "conditional" and "unconditional").
-        evaluations: network evaluations per item, by label.
+        evaluations: network evaluations per item, by label; a mean where items differ.
         anchor: the anchor y of an anchored path, or None.
         log_weight: increment of the particles' log-weights [batch], where a transform has one.
         heads: further outputs of the same evaluation, by kind. With one of them the anchor y of an anchored path may be
@@ -105,7 +105,7 @@ class Prediction:
     value: Tensor
     kind: str
     parts: Mapping[str, Prediction] = dataclasses.field(default_factory=dict)
-    evaluations: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    evaluations: Mapping[str, float] = dataclasses.field(default_factory=dict)
     anchor: Tensor | None = None
     log_weight: Tensor | None = None
     heads: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)

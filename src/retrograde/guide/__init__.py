@@ -1,5 +1,6 @@
 """Transforms that steer: from denoiser to denoiser."""
 
+from retrograde.guide.adaptive import Adaptive, adaptive
 from retrograde.guide.apg import Projected, apg
 from retrograde.guide.autoguide import Autoguided, autoguide
 from retrograde.guide.branches import TwoBranches
@@ -8,6 +9,7 @@ from retrograde.guide.cfgpp import cfgpp
 from retrograde.guide.compose import Composed, compose
 from retrograde.guide.first import FirstNetwork, first_network
 from retrograde.guide.interval import Within, interval
+from retrograde.guide.linear import LinearlyGuided, fit_linear, linear, policy
 from retrograde.guide.rescale import Rescaled, rescale
 from retrograde.guide.threshold import Thresholded, threshold
 from retrograde.guide.tilt import Tilted, classifier, loss
@@ -16,10 +18,12 @@ from retrograde.guide.transform import Transform
 from retrograde.guide.weight import Weight
 
 __all__ = [
+    "Adaptive",
     "Autoguided",
     "ClassifierFree",
     "Composed",
     "FirstNetwork",
+    "LinearlyGuided",
     "Projected",
     "Rescaled",
     "Thresholded",
@@ -29,6 +33,7 @@ __all__ = [
     "TwoBranches",
     "Weight",
     "Within",
+    "adaptive",
     "apg",
     "autoguide",
     "cfg",
@@ -36,8 +41,11 @@ __all__ = [
     "classifier",
     "compose",
     "first_network",
+    "fit_linear",
     "interval",
+    "linear",
     "loss",
+    "policy",
     "rescale",
     "shift_time",
     "threshold",

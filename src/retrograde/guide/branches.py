@@ -71,7 +71,7 @@ def labelled(prediction: Prediction, label: str) -> Prediction:
     return dataclasses.replace(prediction, evaluations=counted, carried=out_of(prediction.carried, [label])[0])
 
 
-def counts(parts: Mapping[str, Prediction]) -> dict[str, int]:
+def counts(parts: Mapping[str, Prediction]) -> dict[str, float]:
     """Return the evaluations of all parts; their labels tell them apart."""
     return {label: count for part in parts.values() for label, count in part.evaluations.items()}
 
