@@ -28,7 +28,7 @@ class Cost:
     macs: float
     spared: float
     seconds: float
-    evaluations: dict[str, int]
+    evaluations: dict[str, float]
 
 
 def cost(denoiser: AbstractDenoiser, plan: Plan, n: int = 1, *, repeats: int = 1, **options: Any) -> Cost:
