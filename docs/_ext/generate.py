@@ -70,11 +70,12 @@ def reference(name: str) -> str:
     return f"{surname} {first.year}" + (f", {first.arxiv}" if first.arxiv else "")
 
 
-def measured_row(name: str, figures: dict[str, Any]) -> tuple[str, ...]:
+def measured_row(name: str, figures: dict[str, Any], exact: dict[str, Any]) -> tuple[str, ...]:
     one = rg.recipes.get(name)
     slopes = figures["slopes"]
+    also = exact[name]["exact"]
     if not slopes:
-        return (f"`{name}`", one.summary, str(one.order), str(one.evaluations), "", "", "", reference(name))
+        return (f"`{name}`", one.summary, str(one.order), str(one.evaluations), "", also, "", "", reference(name))
     low, high = min(slopes.values()), max(slopes.values())
     slope = f"{low:.2f}" if high - low < 0.005 else f"{low:.2f} to {high:.2f}"
     if one.stochastic:
@@ -82,12 +83,13 @@ def measured_row(name: str, figures: dict[str, Any]) -> tuple[str, ...]:
     draws = f"{figures['draws']:g} per step" if one.stochastic else "none"
     kept = figures["kept"]
     memory = f"{kept['states']} + {kept['outputs']}" + (f" + {kept['noises']}" if one.stochastic else "")
-    return (f"`{name}`", one.summary, str(one.order), str(one.evaluations), slope, draws, memory, reference(name))
+    return (f"`{name}`", one.summary, str(one.order), str(one.evaluations), slope, also, draws, memory, reference(name))
 
 
 def recipes_page() -> str:
     measured = stored("registry.json")
-    rows = [measured_row(name, measured["recipes"][name]) for name in rg.recipes.names()]
+    exact = json.loads((Path(__file__).parents[2] / "tests" / "laws" / "exact.json").read_text(encoding="utf-8"))
+    rows = [measured_row(name, measured["recipes"][name], exact) for name in rg.recipes.names()]
     text = "# Recipes\n\nEvery published solver here is a recipe: `rg.plan(NAME, path, nfe=10)` writes its table.\n\n"
     text += (
         "The slope is measured, not quoted. Deterministic recipes: log error against log steps, to the exact end of the "
@@ -95,10 +97,11 @@ def recipes_page() -> str:
         "deviation over three Gaussians (weak order), with that error in units of the data. The range is that over the "
         "paths `edm`, `flow` and `vp`. The memory is in states of the sampler: states + predictions + draws that a run "
         "keeps. Made by "
-        f"`{measured['command']}`.\n\n"
+        f"`{measured['command']}`. What each is exactly, to rounding, is shown by the test that `tests/laws/exact.json` "
+        "names.\n\n"
     )
-    head = ("recipe", "what it is", "order", "evaluations per step", "measured slope", "noise", "memory", "reference")
-    text += table(head, rows)
+    head = ("recipe", "what it is", "order", "evaluations per step", "measured slope", "exactly", "noise", "memory")
+    text += table((*head, "reference"), rows)
     grids = [(f"`{name}`", sentence(rg.grids.get(name))) for name in rg.grids.names()]
     text += "\n## Grids\n\nWhere the rows look: `grid=NAME`, or your own array of path times.\n\n"
     text += table(("grid", "what it is"), grids)

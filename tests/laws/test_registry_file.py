@@ -59,10 +59,11 @@ def test_the_page_of_recipes_states_them():
     rows = {row.split("|")[1].strip(" `"): row for row in page.splitlines() if row.startswith("| `")}
     assert set(rg.recipes.names()) <= set(rows)
     slope = STORED["recipes"]["dpmpp_2m"]["slopes"]["vp"]
-    assert f"| 2 | 1 | {slope:.2f} | none | 1 + 2 |" in rows["dpmpp_2m"]
+    assert f"| 2 | 1 | {slope:.2f} | the published step in sigma | none | 1 + 2 |" in rows["dpmpp_2m"]
     assert "weak" in rows["ddpm"]
     for name in rg.recipes.names():
         cells = rows[name].split("|")
-        assert len(cells) == 10, rows[name]
-    unreferenced = [name for name in rg.recipes.names() if not rows[name].split("|")[8].strip()]
+        assert len(cells) == 11, rows[name]
+        assert cells[6].strip(), f"{name} has nothing under `exactly`"
+    unreferenced = [name for name in rg.recipes.names() if not rows[name].split("|")[9].strip()]
     assert not unreferenced, f"recipes without a paper in their registration or docstring: {unreferenced}"
