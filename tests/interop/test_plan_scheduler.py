@@ -108,6 +108,47 @@ def test_a_run_that_begins_later_is_the_plan_cut_there(recipe):
     assert scheduler.step_index is None
 
 
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("UniPCMultistepScheduler", {"solver_order": 3}),
+        ("UniPCMultistepScheduler", {"solver_order": 2, "disable_corrector": [4]}),
+        ("DPMSolverMultistepScheduler", {"solver_order": 3}),
+        ("DEISMultistepScheduler", {"solver_order": 3}),
+        ("SASolverScheduler", {"predictor_order": 3, "corrector_order": 3, "tau_func": lambda t: 0.0}),
+    ],
+)
+def test_an_imported_multistep_run_that_begins_later_starts_again_as_the_peers_does(name, options, scheduler_called):
+    """Orders one, two, three from there on: 1e-4 of the peer, where the plan cut and folded is more than that off."""
+    theirs = scheduler_called(name, **options)
+    plan = from_diffusers(theirs, 8)
+    den = rg.oracles.GaussianMixture(
+        plan.path, torch.tensor([[1.0, -0.5], [-0.8, 0.7]]), torch.eye(2).expand(2, 2, 2) * 0.1, predicts="noise"
+    )
+    ends = []
+    for scheduler in (theirs, scheduler_of(plan)):
+        scheduler.set_timesteps(8)
+        steps = scheduler.timesteps[3:]
+        scheduler.set_begin_index(3)
+        x = start = scheduler.add_noise(torch.tensor([[1.0, -1.0]]), torch.tensor([[0.3, 0.4]]), steps[:1])
+        for k, step in enumerate(steps):
+            x = scheduler.step(den(x, plan.times[3 + k]).noise.float(), step, x, return_dict=False)[0]
+        ends.append(x)
+    ours = rg.sample(den, from_diffusers(theirs, 8, begin=3), x=start)
+    torch.testing.assert_close(ends[0], ours, rtol=1e-4, atol=1e-4)
+    if "tau_func" in options:  # a function is not in the provenance: there the plan is cut
+        assert rg.interop.schedulers.begun(plan, 3) is None
+        return
+    torch.testing.assert_close(*ends, rtol=1e-4, atol=1e-4)
+    cut = plan.from_noise(plan.path.sigma(plan.times[3]))
+    assert rg.interop.schedulers.begun(plan, 3).rows != cut.rows
+    # levels of the caller's own are not in the provenance
+    moved = dataclasses.replace(plan, provenance={**plan.provenance, "num_inference_steps": 9})
+    assert rg.interop.schedulers.begun(moved, 3) is None
+    with pytest.raises(BadValue, match="from_noise"):
+        from_diffusers({"_class_name": "DDIMScheduler", "clip_sample": False}, 8, begin=3)
+
+
 def test_a_run_cannot_begin_inside_a_step():
     plan = rg.plan("heun", path_of(LINEAR), nfe=6)
     scheduler = scheduler_of(plan)

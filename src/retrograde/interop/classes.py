@@ -46,6 +46,9 @@ EXPLICIT = {
 """The classes whose `set_timesteps` takes levels instead of a number of them."""
 
 
+BEGUN = ("DEISMultistepScheduler", "DPMSolverMultistepScheduler", "SASolverScheduler", "UniPCMultistepScheduler")
+"""The multistep classes whose run may begin at a later step: there they start again with order one."""
+
 _TABLE = {
     "num_train_timesteps": 1000,
     "beta_start": 0.0001,

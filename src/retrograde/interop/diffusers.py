@@ -81,7 +81,8 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):
 
     States are x_t of the plan's path, which is what the pipeline's network sees, so nothing is scaled. One timestep stands
     for each evaluation of the plan, and `num_inference_steps` is `plan.nfe`. A run that begins at a later timestep
-    (image-to-image, inpainting) is `plan.from_noise` there. Each thread's call has a run of its own, on the library's loop.
+    (image-to-image, inpainting) is `plan.from_noise` there, or the peer's own begun there if the plan was imported. Each
+    thread's call has a run of its own, on the library's loop.
     `save_pretrained` writes the whole table, tensors included, into scheduler_config.json.
 
     Args:
@@ -327,7 +328,9 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):
         if first not in self._tables:
             if first >= self.plan.nfe:
                 raise BadValue(f"a begin index of {first}", f"0..{self.plan.nfe - 1}", "a larger strength")
-            cut = self.plan.from_noise(self.plan.path.sigma(self.plan.times[first]))
+            cut = schedulers.begun(self.plan, first) if first else self.plan
+            if cut is None:
+                cut = self.plan.from_noise(self.plan.path.sigma(self.plan.times[first]))
             if cut.times != self.plan.times[first:]:
                 raise BadValue(
                     f"a call that begins at evaluation {first} of {self.plan.nfe}, inside a step of {self.plan.recipe}",

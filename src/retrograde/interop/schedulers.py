@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from retrograde.denoisers import AbstractDenoiser
-from retrograde.errors import BadType, BadValue, PlanError, UnknownName
-from retrograde.interop.classes import APART, EXPLICIT, REFUSED, SCHEDULERS, Scheduler
+from retrograde.errors import BadType, BadValue, PlanError, RetrogradeError, UnknownName
+from retrograde.interop.classes import APART, BEGUN, EXPLICIT, REFUSED, SCHEDULERS, Scheduler
 from retrograde.interop.fitted import from_olss, made
 from retrograde.interop.ladders import Ladder
 from retrograde.interop.samplers import SAMPLERS, from_k_diffusion
@@ -52,6 +52,7 @@ def from_diffusers(
     class_name: str | None = None,
     mu: float | None = None,
     mended: bool = False,
+    begin: int = 0,
     denoiser: AbstractDenoiser | None = None,
     **options: Any,
 ) -> Plan:
@@ -69,6 +70,8 @@ def from_diffusers(
         class_name: another class with the same options, as `from_config` makes it there.
         mu: for use_dynamic_shifting, as pipelines pass it to `set_timesteps`.
         mended: the right formula where the peer's slips.
+        begin: the step at which the run begins, as image-to-image pipelines begin it: a multistep method has no history
+            there, and starts with its lower orders. For the classes in `classes.BEGUN`; others have `plan.from_noise`.
         denoiser: if given, checked for the path and the parameterization.
         **options: options that replace those of the config, and those of the peer's `step` (eta of DDIM and TCD, order of
             LMS, s_noise of DPMSolverSDE).
@@ -97,7 +100,12 @@ def from_diffusers(
     _refuse(config, name)
     n = _steps(name, num_inference_steps, timesteps, sigmas, config)
     ladder = chosen.ladder({**config, "_timesteps": timesteps, "_sigmas": sigmas}, n, mu, mended)
-    written = chosen.write(ladder, config, mended)
+    if begin:
+        if name not in BEGUN or not 0 < begin < len(ladder.times):
+            given = f"begin={begin} of {name} with {len(ladder.times)} steps"
+            raise BadValue(given, f"a step of {', '.join(BEGUN)}", "from_diffusers(...).from_noise(sigma)")
+        ladder = dataclasses.replace(ladder, times=ladder.times[begin:], noise=1.0)
+    written = chosen.write(ladder, {**config, "_before": begin}, mended)
     kept = {k: v for k, v in config.items() if v != chosen.options.get(k) and k not in ("trained_betas", "tau_func")}
     provenance = {
         "peer": "diffusers",
@@ -108,11 +116,28 @@ def from_diffusers(
         "mended": mended,
         "start_noise": ladder.noise,
         "predicts": _predicts(config, name),
-    }
+    } | ({"begin": begin} if begin else {})
     plan = _plan(ladder, written, provenance)
     if denoiser is not None:
         _check(plan, denoiser)
     return plan
+
+
+def begun(plan: Plan, begin: int) -> Plan | None:
+    """Return the peer's run begun at a later step, where an imported plan's provenance tells it whole; None elsewhere."""
+    origin = plan.provenance
+    if origin.get("scheduler") not in BEGUN or "begin" in origin:
+        return None
+    config = {"_class_name": origin["scheduler"], **origin["options"]}
+
+    def made(at: int) -> Plan:
+        return from_diffusers(config, origin["num_inference_steps"], mended=origin["mended"], begin=at)
+
+    try:
+        # levels that the caller chose are not in the provenance: then it makes another plan
+        return made(begin) if made(0).rows == plan.rows else None
+    except RetrogradeError:
+        return None
 
 
 def path_of(scheduler: Any) -> Path:

@@ -81,6 +81,11 @@ def to_data(rows: list[Row]) -> list[Row]:
     return [*rows[:-1], dataclasses.replace(rows[-1], next_time=None)]
 
 
+def _before(config: Config) -> int:
+    """Return how many steps of the peer's run come before the first of the ladder: it counts its own whole."""
+    return int(config.get("_before", 0))
+
+
 def dpm_multistep(ladder: Ladder, config: Config, mended: bool) -> Written:
     """DPM-Solver and DPM-Solver++, multistep, and their stochastic forms."""
     kind, form, top = config["algorithm_type"], config["solver_type"], int(config["solver_order"])
@@ -101,7 +106,7 @@ def dpm_multistep(ladder: Ladder, config: Config, mended: bool) -> Written:
         )
     n, path = len(ladder.times), ladder.path
     orders = [min(top, i + 1) for i in range(n)]
-    if config["lower_order_final"] and n < 15:
+    if config["lower_order_final"] and n + _before(config) < 15:
         orders[-1], orders[max(n - 2, 0)] = 1, min(orders[max(n - 2, 0)], 2)
     if config["euler_at_final"] or ladder.end is None:
         orders[-1] = 1
@@ -214,7 +219,7 @@ def unipc(ladder: Ladder, config: Config, mended: bool) -> Written:
         raise BadValue(f"solver_p={config['solver_p']!r}", "None: the predictor of UniPC", "solver_p=None")
     n, basis = len(ladder.times), "data" if config["predict_x0"] else "noise"
     orders = [min(top, i + 1, n - i) if config["lower_order_final"] else min(top, i + 1) for i in range(n)]
-    without = {int(i) for i in config["disable_corrector"]}
+    without = {int(i) - _before(config) for i in config["disable_corrector"]}
     corrected = [i not in without for i in range(n)]
     points = ladder.times if ladder.end is None else ladder.points
     rows = unipc_rows(ladder.path, points, orders, corrected, variant, basis)
@@ -230,7 +235,7 @@ def deis(ladder: Ladder, config: Config, mended: bool) -> Written:
     kind = config["solver_type"]
     _known("solver_type", "logrho" if kind in ("midpoint", "heun", "bh1", "bh2") else kind, ("logrho",))
     orders = [min(top, i + 1) for i in range(n)]
-    if config["lower_order_final"] and n < 15:
+    if config["lower_order_final"] and n + _before(config) < 15:
         orders[-1], orders[max(n - 2, 0)] = 1, min(orders[max(n - 2, 0)], 2)
     points = ladder.points
     count = n - (points[-1] == points[-2])  # a last step of no length changes nothing
