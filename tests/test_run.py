@@ -9,7 +9,7 @@ from torch import Tensor
 import retrograde as rg
 from retrograde.errors import BadType, BadValue, PlanError, ShapeError
 from retrograde.plan import Plan, Row
-from retrograde.run import Memory, NonFinite, State
+from retrograde.run import Memory, NonFinite, Resampled, State
 
 PATH = rg.paths.VP()
 DOUBLE = torch.float64
@@ -366,8 +366,8 @@ def test_resampling_moves_every_history(den):
     class Swap:
         at: int
 
-        def resample(self, state):
-            return order if state.index == self.at else None
+        def resample(self, state, noise):
+            return Resampled(order) if state.index == self.at else None
 
     for name in ("dpmpp_3m", "unipc_2", "dpmpp_2m_sde"):
         plan = rg.plan(name, PATH, nfe=6)

@@ -55,6 +55,7 @@ __all__ = [
     "controllers",
     "operators",
     "inverse",
+    "particles",
     "Plan",
     "Row",
     "plan",

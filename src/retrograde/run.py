@@ -12,7 +12,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Generator, Iterable, Mapping, Sequence
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -21,119 +21,28 @@ from torch.utils.checkpoint import checkpoint
 from retrograde.denoisers import AbstractDenoiser, Prediction
 from retrograde.denoisers.anchor import anchor_of_run
 from retrograde.denoisers.carried import CARRIED
-from retrograde.denoisers.prediction import readings
+from retrograde.denoisers.prediction import readings, selected
 from retrograde.errors import BadValue, PlanError, RetrogradeError
 from retrograde.linear import combine
 from retrograde.noise import Source, check_one_path
 from retrograde.plan import Plan, Row, anchored
+from retrograde.state import Back, Controller, ControllerPerRun, Ledger, Memory, Particles, Resampled, State
+
+__all__ = [
+    "Back",
+    "Controller",
+    "ControllerPerRun",
+    "Gradient",
+    "Ledger",
+    "Memory",
+    "NonFinite",
+    "Particles",
+    "Resampled",
+    "State",
+    "run",
+]
 
 Gradient = Literal["none", "unroll", "checkpoint"]
-
-
-@dataclasses.dataclass
-class Ledger:
-    """What a run has cost so far.
-
-    Attributes:
-        evaluations: network evaluations per item, by network and branch.
-        rows: rows executed.
-        seconds: time spent inside the denoiser.
-    """
-
-    evaluations: dict[str, float] = dataclasses.field(default_factory=dict)
-    rows: int = 0
-    seconds: float = 0.0
-
-    @property
-    def nfe(self) -> float:
-        """Network evaluations per item, over all networks and branches; a mean where items differ."""
-        return sum(self.evaluations.values())
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Memory:
-    """The past a multistep row looks at, newest first: states, predictions in the plan's basis, noise draws.
-
-    Where no row looks at an earlier prediction, none is read off and kept: `State.prediction` has the newest.
-    `visits` counts the draws on each interval, so that a continued run goes on with fresh noise where it comes back.
-    `carried` is what transforms remember from one evaluation to the next (a momentum), by name.
-    """
-
-    states: tuple[Tensor, ...]
-    outputs: tuple[Tensor, ...] = ()
-    noises: tuple[Tensor, ...] = ()
-    visits: Mapping[tuple[float, float], int] = dataclasses.field(default_factory=dict)
-    carried: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class State:
-    """What a run yields after each row.
-
-    Attributes:
-        x_t: the state the row made, [batch, *shape].
-        t: its path time; None for the data.
-        row: the row that ran.
-        index: its number in the run.
-        prediction: the newest prediction (None before the first).
-        ledger: the cost so far (the same object during the whole run).
-        memory: the history, enough to continue with plan[index + 1:].
-    """
-
-    x_t: Tensor
-    t: float | None
-    row: Row
-    index: int
-    prediction: Prediction | None
-    ledger: Ledger
-    memory: Memory
-
-    @property
-    def mean(self) -> Tensor:
-        """Mean of the data given the state the network last saw: a preview of the sample."""
-        return self.x_t if self.prediction is None else self.prediction.data
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Back:
-    """A controller's answer that takes rows back: the run goes on from `state`, an earlier one of it, with `rows`.
-
-    What ran since then is struck from the plan that ran, and stays in the ledger: it has been paid.
-    """
-
-    state: State
-    rows: tuple[Row, ...]
-
-
-class Controller(Protocol):
-    """Decides while running; one with `takes_back = True` runs a stochastic plan on noise of one Brownian path only."""
-
-    consumes: frozenset[str]
-
-    def rewrite(self, remaining: tuple[Row, ...], state: State | None) -> tuple[Row, ...] | Back:
-        """Return the rows still to run, given those planned; `state` is the last one, None before the first row."""
-        ...
-
-    def correct(self, state: State) -> Tensor:
-        """Return the state to go on with, after a row."""
-        ...
-
-
-@runtime_checkable
-class ControllerPerRun(Protocol):
-    """Settings of a controller that remembers: every run begins one of its own, so that its memory lives in the call."""
-
-    def begin(self) -> Controller:
-        """Return the controller of one run."""
-        ...
-
-
-class Particles(Protocol):
-    """Resamples the batch between rows."""
-
-    def resample(self, state: State) -> Tensor | None:
-        """Return for each place of the batch the index of its ancestor [batch], or None to keep all."""
-        ...
 
 
 class NonFinite(RetrogradeError, ArithmeticError):
@@ -170,6 +79,7 @@ def run(
     particles: Particles | None = None,
     gradient: Gradient = "none",
     memory: Memory | None = None,
+    prediction: Prediction | None = None,
 ) -> Generator[State, None, Plan]:
     """Execute a plan from state x [batch, *shape] at time plan.start, yielding after every row.
 
@@ -180,6 +90,7 @@ def run(
         gradient: "none" records no graph; "unroll" differentiates through every evaluation; "checkpoint" recomputes each
             evaluation in the backward pass, for memory of one evaluation.
         memory: the history that a plan cut from a longer one needs (`state.memory` of the run it continues).
+        prediction: the newest prediction of that run (`state.prediction`).
 
     Returns:
         As the generator's value, the plan that really ran.
@@ -200,7 +111,6 @@ def run(
     remaining = plan.rows
     ran: list[Row] = []
     state: State | None = None
-    prediction: Prediction | None = None
     clock, kinds = plan.start, readings(plan.basis)
     looks = any((row.outputs and row.time is None) or row.correction is not None for row in plan.rows)
     keeps = bool(deciders) or plan.depth[1] > 1 or looks
@@ -253,17 +163,18 @@ def run(
             ledger.rows += 1
             clock = row.next_time
             memory = Memory(tuple(states), tuple(outputs), tuple(noises), visits, carried)
-            state = State(x_next, clock, row, len(ran) - 1, prediction, ledger, memory)
+            state = State(x_next, clock, row, len(ran) - 1, prediction, ledger, memory, None, plan)
             for controller in deciders:
                 states[0] = controller.correct(state)
-                state = _moved(state, Memory(tuple(states), tuple(outputs), tuple(noises), visits, carried))
-            ancestors = None if particles is None else particles.resample(state)
-            if ancestors is not None:
-                for history in (states, outputs, noises):
-                    for place, tensor in enumerate(history):
-                        history[place] = tensor[ancestors]
-                carried = {name: tensor[ancestors] for name, tensor in carried.items()}
-                state = _moved(state, Memory(tuple(states), tuple(outputs), tuple(noises), visits, carried))
+                state = _moved(state, Memory(tuple(states), tuple(outputs), tuple(noises), visits, carried), prediction)
+            if particles is not None and (answer := particles.resample(state, noise)) is not None:
+                kept = state.memory
+                if answer.ancestors is not None:
+                    kept = kept.of(answer.ancestors)
+                    prediction = None if prediction is None else selected(prediction, answer.ancestors)
+                    states, outputs, noises = _histories(plan, kept)
+                carried = {**kept.carried, **answer.carried}
+                state = _moved(state, dataclasses.replace(kept, carried=carried), prediction, answer.ancestors)
         yield state
     if state is not None and state.x_t.device.type != "cpu" and not torch.compiler.is_compiling():
         _refuse_non_finite(state.x_t, state.x_t, len(ran) - 1, state.row)
@@ -287,9 +198,9 @@ def _folded(row: Row, kinds: Sequence[str], prediction: Prediction, x: Tensor) -
     return ()
 
 
-def _moved(state: State, memory: Memory) -> State:
+def _moved(state: State, memory: Memory, prediction: Prediction | None, ancestors: Tensor | None = None) -> State:
     """Return the state after a correction or a resampling: what it remembers moves with it."""
-    return dataclasses.replace(state, x_t=memory.states[0], memory=memory)
+    return dataclasses.replace(state, x_t=memory.states[0], prediction=prediction, memory=memory, ancestors=ancestors)
 
 
 def _rewritten(row: Row, denoiser: AbstractDenoiser, kept: list[int], each: int, index: int) -> Row:
@@ -339,7 +250,7 @@ def _ask(
             return kept[-1].value
 
         value = checkpoint(evaluate, x, use_reentrant=False)
-        prediction = dataclasses.replace(kept[0], x_t=x, value=value, parts={})
+        prediction = dataclasses.replace(kept[0], x_t=x, value=value, parts={}, exponents={})
     else:
         prediction = denoiser.predict(x, t, condition, knobs, row.network_time)
     ledger.seconds += _seconds() - began

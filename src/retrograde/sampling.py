@@ -11,10 +11,11 @@ from torch import Tensor
 
 from retrograde.denoisers import AbstractDenoiser, on_path, prepare_condition
 from retrograde.denoisers.anchor import ANCHOR, given_anchor, prepare_anchor
+from retrograde.denoisers.prediction import selected
 from retrograde.errors import BadType, BadValue, ShapeError
 from retrograde.noise import Noise, Source
 from retrograde.plan import Plan
-from retrograde.run import Controller, ControllerPerRun, Gradient, Ledger, Memory, NonFinite, Particles, State, run
+from retrograde.run import Controller, ControllerPerRun, Gradient, Ledger, NonFinite, Particles, State, run
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -86,6 +87,7 @@ def steps(
         particles=particles,
         gradient=gradient,
         memory=None if state is None else state.memory,
+        prediction=None if state is None else state.prediction,
     )
 
 
@@ -198,7 +200,7 @@ def sample(
     """Return n samples [n, *shape] of a denoiser by a plan.
 
     Args:
-        batch_size: run at most so many items at once. The samples do not depend on it.
+        batch_size: run at most so many items at once, whole groups of particles. The samples do not depend on it.
         items: numbers of the items, 0..n-1 by default.
         **options: what `steps` takes (condition, x, signal, anchor, dtype, device, gradient, ...).
 
@@ -208,7 +210,8 @@ def sample(
     plan, denoiser = _order(plan, denoiser)
     x, signal, state, anchor = (options.get(name) for name in ("x", "signal", "state", "anchor"))
     n, numbers = _items(n, items, x, signal, state, anchor, denoiser.shape)
-    size = n if batch_size is None else max(1, batch_size)
+    whole = getattr(options.get("particles"), "count", 1)
+    size = n if batch_size is None else max(1, batch_size // whole) * whole
     options["condition"] = prepare_condition(denoiser, options.get("condition"), n)
     if options.get("anchor") is not None:
         options["anchor"] = prepare_anchor(denoiser.shape, options["anchor"], n)
@@ -224,9 +227,9 @@ def sample(
                 last = state.x_t
         except NonFinite as error:
             failed = failed or error
-            bad = set(error.items)
-            if rest := [place for i, place in enumerate(places) if i not in bad]:
-                todo.insert(0, rest)  # items are independent: the others come out as they would have
+            bad = {item // whole for item in error.items}
+            if rest := [place for i, place in enumerate(places) if i // whole not in bad]:
+                todo.insert(0, rest)  # items (groups of particles) are independent: the others come out as they would have
             continue
         if last is not None:
             if len(places) == n:
@@ -249,11 +252,8 @@ def _part(value: Any, places: list[int], n: int) -> Any:
     if isinstance(value, dict):
         return {name: _part(entry, places, n) for name, entry in value.items()}
     if isinstance(value, State):
-        kept = value.memory
-        states, outputs, noises = (tuple(t[places] for t in part) for part in (kept.states, kept.outputs, kept.noises))
-        carried = {name: tensor[places] for name, tensor in kept.carried.items()}
-        memory = Memory(states, outputs, noises, kept.visits, carried)
-        return dataclasses.replace(value, x_t=value.x_t[places], memory=memory)
+        prediction = None if value.prediction is None else selected(value.prediction, torch.tensor(places))
+        return dataclasses.replace(value, x_t=value.x_t[places], memory=value.memory.of(places), prediction=prediction)
     return value
 
 

@@ -8,6 +8,7 @@ import torch
 
 import retrograde as rg
 from retrograde.errors import BadType, BadValue
+from retrograde.run import Resampled
 
 PATH = rg.paths.VP()
 SETTINGS = {"momentum": -0.5, "radius": 0.4, "parallel": 0.0}
@@ -91,8 +92,8 @@ def test_the_momentum_goes_with_resampled_items(labelled):
     guided, plan = rg.guide.apg(labelled(PATH), 7.0, **SETTINGS), rg.plan("ddim", PATH, nfe=6)
 
     class Swap:
-        def resample(self, state):
-            return torch.tensor([2, 1, 0]) if state.index == 2 else None
+        def resample(self, state, noise):
+            return Resampled(torch.tensor([2, 1, 0])) if state.index == 2 else None
 
     swapped = rg.sample(guided, plan, n=3, condition=0, particles=Swap(), dtype=torch.float64)
     plain = rg.sample(guided, plan, n=3, condition=0, dtype=torch.float64)

@@ -87,9 +87,16 @@ class OnPath(AbstractDenoiser):
                 "the denoiser's own path: the two laws mix differently on another",
                 "make the plan for denoiser.path",
             )
-        data = prediction.data
-        made = Prediction(x_t, t, self.path, data, "data", prediction.parts, prediction.evaluations, kept)
-        return dataclasses.replace(made, carried=prediction.carried) if prediction.carried else made
+        return self._restated(prediction, x_t, t, kept)
+
+    def _restated(self, prediction: Prediction, x_t: Tensor, t: float | Tensor, anchor: Tensor | None) -> Prediction:
+        """Return the prediction for the state of this path, and those of the laws that it is made of."""
+        parts = dict(prediction.parts)
+        for name in prediction.exponents:
+            parts[name] = self._restated(parts[name], x_t, t, anchor)
+        made = Prediction(x_t, t, self.path, prediction.data, "data", parts, prediction.evaluations, anchor)
+        kept = ("log_weight", "exponents", "carried")
+        return dataclasses.replace(made, **{name: getattr(prediction, name) for name in kept})
 
 
 def on_path(denoiser: AbstractDenoiser, path: Path) -> AbstractDenoiser:

@@ -15,7 +15,7 @@ from torch import Tensor
 from retrograde.codec import Codec
 from retrograde.denoisers.anchor import ANCHOR, anchor_of, prepare_anchor
 from retrograde.denoisers.carried import into, out_of
-from retrograde.denoisers.prediction import KINDS, Prediction
+from retrograde.denoisers.prediction import KINDS, Prediction, selected
 from retrograde.errors import BadType, BadValue, ShapeError, UnknownName
 from retrograde.paths import Path, VPDiscrete
 
@@ -185,22 +185,19 @@ def predict_branches(
     copies, passed = x_t.repeat(len(branches), *(1,) * (x_t.ndim - 1)), into(knobs, branches)
     together = denoiser.predict(copies, times, joined, passed, network_time)
     left = out_of(together.carried, branches)
-    values = together.value.chunk(len(branches))
-    heads = {kind: head.chunk(len(branches)) for kind, head in together.heads.items()}
-    return {
-        branch: dataclasses.replace(
-            together,
+    n = x_t.shape[0]
+    made = {}
+    for place, branch in enumerate(branches):
+        own = selected(together, slice(place * n, (place + 1) * n))
+        made[branch] = dataclasses.replace(
+            own,
             x_t=x_t,
             t=t,
-            value=value,
-            parts=NOTHING,
             evaluations={f"{label}:{branch}": count for label, count in together.evaluations.items()},
             anchor=conditions[branch].get(ANCHOR),
-            heads={kind: head[place] for kind, head in heads.items()},
             carried=left[place],
         )
-        for place, (branch, value) in enumerate(zip(branches, values, strict=True))
-    }
+    return made
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -94,6 +94,8 @@ class Prediction:
         evaluations: network evaluations per item, by label; a mean where items differ.
         anchor: the anchor y of an anchored path, or None.
         log_weight: increment of the particles' log-weights [batch], where a transform has one.
+        exponents: the law that weighted particles aim at, as a product of powers of those of the parts; empty where the
+            prediction is of a law of its own.
         heads: further outputs of the same evaluation, by kind. With one of them the anchor y of an anchored path may be
             unknown: x_t, value and head together tell the means of data, noise and y.
         carried: what a transform hands to the run's next evaluation, by name, each with one entry per item.
@@ -108,6 +110,7 @@ class Prediction:
     evaluations: Mapping[str, float] = dataclasses.field(default_factory=dict)
     anchor: Tensor | None = None
     log_weight: Tensor | None = None
+    exponents: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     heads: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
     carried: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
 
@@ -209,3 +212,17 @@ class Prediction:
     def derive(self, value: Tensor, kind: str, parts: Mapping[str, Prediction] | None = None) -> Prediction:
         """Return the prediction that a transform made of this one, with another value and kind."""
         return dataclasses.replace(self, value=value, kind=kind, parts=parts if parts is not None else self.parts)
+
+
+def selected(prediction: Prediction, places: Tensor | slice) -> Prediction:
+    """Return the prediction of the items at these places of the batch [m], in this order."""
+
+    def of(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {name: of(entry) for name, entry in value.items()}
+        if isinstance(value, Prediction):
+            return selected(value, places)
+        return value[places] if isinstance(value, Tensor) and value.ndim and len(value) == len(prediction.x_t) else value
+
+    fields = ("x_t", "t", "value", "parts", "anchor", "log_weight", "exponents", "heads", "carried")
+    return dataclasses.replace(prediction, **{field: of(getattr(prediction, field)) for field in fields})

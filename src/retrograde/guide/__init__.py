@@ -10,6 +10,7 @@ from retrograde.guide.compose import Composed, compose
 from retrograde.guide.first import FirstNetwork, first_network
 from retrograde.guide.interval import Within, interval
 from retrograde.guide.linear import LinearlyGuided, fit_linear, linear, policy
+from retrograde.guide.powers import Powers, anneal, product
 from retrograde.guide.rescale import Rescaled, rescale
 from retrograde.guide.threshold import Thresholded, threshold
 from retrograde.guide.tilt import Tilted, classifier, loss
@@ -24,6 +25,7 @@ __all__ = [
     "Composed",
     "FirstNetwork",
     "LinearlyGuided",
+    "Powers",
     "Projected",
     "Rescaled",
     "Thresholded",
@@ -34,6 +36,7 @@ __all__ = [
     "Weight",
     "Within",
     "adaptive",
+    "anneal",
     "apg",
     "autoguide",
     "cfg",
@@ -46,6 +49,7 @@ __all__ = [
     "linear",
     "loss",
     "policy",
+    "product",
     "rescale",
     "shift_time",
     "threshold",

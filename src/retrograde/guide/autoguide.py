@@ -61,7 +61,9 @@ class Autoguided(Transform):
         parts = {GOOD: good, WORSE: worse}
         guided = extrapolate(good, worse, weight)
         left = {**good.carried, **worse.carried}
-        return dataclasses.replace(guided, parts={**good.parts, **parts}, evaluations=counts(parts), carried=left)
+        law = {GOOD: weight, WORSE: 1.0 - weight}
+        all_parts = {**good.parts, **parts}
+        return dataclasses.replace(guided, parts=all_parts, evaluations=counts(parts), carried=left, exponents=law)
 
 
 def autoguide(denoiser: AbstractDenoiser, worse: AbstractDenoiser, weight: Weight) -> Autoguided:

@@ -37,7 +37,7 @@ class TwoBranches(Transform):
     def combine(
         self, conditional: Prediction, unconditional: Prediction, weight: Any, knobs: Mapping[str, Any]
     ) -> Prediction:
-        """Return the guided prediction, with the value, kind and heads of its own; the rest is filled in."""
+        """Return the guided prediction, with value, kind, heads and exponents of its own; the rest is filled in."""
 
     def predict(
         self,
@@ -50,11 +50,13 @@ class TwoBranches(Transform):
         weight, passed = weight_at(self.weight, self.path, t, knobs, x_t.ndim), without(knobs)
         if not isinstance(weight, Tensor) and weight == 1.0:
             only = self.inner.predict(x_t, t, condition, into(passed, ["conditional"]), network_time)
-            return dataclasses.replace(labelled(only, "conditional"), parts={"conditional": only})
+            law = {"conditional": 1.0} if only.exponents else {}
+            return dataclasses.replace(labelled(only, "conditional"), parts={"conditional": only}, exponents=law)
         null = {name: self._null(name, value) for name, value in condition.items()}
         branches = {"conditional": condition, "unconditional": null}
         parts = predict_branches(self.inner, x_t, t, branches, passed, network_time)
-        guided = self.combine(parts["conditional"], parts["unconditional"], weight, knobs)
+        one, other = (dataclasses.replace(part, exponents={}) if part.exponents else part for part in parts.values())
+        guided = self.combine(one, other, weight, knobs)
         left = {name: tensor for part in (*parts.values(), guided) for name, tensor in part.carried.items()}
         return dataclasses.replace(guided, parts=parts, evaluations=counts(parts), carried=left)
 

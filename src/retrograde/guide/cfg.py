@@ -33,7 +33,8 @@ class ClassifierFree(TwoBranches):
     def combine(
         self, conditional: Prediction, unconditional: Prediction, weight: Any, knobs: Mapping[str, Any]
     ) -> Prediction:
-        return extrapolate(conditional, unconditional, weight)
+        law = {"conditional": weight, "unconditional": 1.0 - weight}
+        return dataclasses.replace(extrapolate(conditional, unconditional, weight), exponents=law)
 
 
 def cfg(

@@ -54,15 +54,18 @@ class Composed(Transform):
         branches = {str(place): one for place, one in enumerate(given)} | {"unconditional": null}
         parts = predict_branches(self.inner, x_t, t, branches, knobs, network_time)
         away = alone(parts["unconditional"], "a composition")
-        value = away.value
+        value, law = away.value, {}
         for place, weight in enumerate(self.weights):
             strength = weight_at(weight, self.path, t, NOTHING, x_t.ndim)
+            law[str(place)] = strength
             strength = strength.to(value) if isinstance(strength, Tensor) else strength
             towards = parts[str(place)].value
             step = strength * (towards - away.value)
             value = torch.lerp(away.value, towards, strength) if place == 0 else value + step
         left = {name: tensor for part in parts.values() for name, tensor in part.carried.items()}
-        return dataclasses.replace(away, value=value, parts=parts, evaluations=counts(parts), carried=left)
+        law["unconditional"] = 1.0 - sum(law.values())
+        counted = counts(parts)
+        return dataclasses.replace(away, value=value, parts=parts, evaluations=counted, carried=left, exponents=law)
 
 
 def compose(denoiser: AbstractDenoiser, conditions: Sequence[Mapping[str, Any]], weights: Sequence[Weight]) -> Composed:

@@ -73,7 +73,8 @@ class Tilted(Transform):
         place: Any = t.double().reshape(-1, *(1,) * (x_t.ndim - 1)) if isinstance(t, Tensor) else t
         factor: Any = conversion(self.path, place, "score", free.kind)[1]
         value = (free.value + weight * factor * gradient).to(free.value.dtype)
-        return dataclasses.replace(free, value=value, parts={**free.parts, "free": free})
+        law: dict[str, Any] = {"free": 1.0} if self.on_mean or free.exponents else {}
+        return dataclasses.replace(free, value=value, parts={**free.parts, "free": free}, exponents=law)
 
     @staticmethod
     def _checked(gain: Tensor, x_t: Tensor) -> Tensor:
