@@ -242,21 +242,27 @@ def text(plan: Plan) -> str:
         head += f"  misses: {', '.join(plan.misses)}"
     if plan.history:
         head += f"  needs {plan.history} earlier predictions"
-    table = [
+    lines = table(plan)
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    aligned = ["  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines]
+    return "\n".join([head, *aligned])
+
+
+def table(plan: Plan) -> list[tuple[str, ...]]:
+    """Return the printed table as text: the names of its columns, then its rows; columns that hold nothing are left out."""
+    made = [
         ("row", "time", "sigma", "told", "next", "states", "outputs", "noises", "anchor", "shift", "correction", "knobs")
     ]
     for k, row in enumerate(plan.rows):
         level = plan.path.sigma(row.time) if row.time is not None else None
-        made = "data" if row.next_time is None else f"{row.next_time:.5g}" + (" up" if row.renoise else "")
+        to = "data" if row.next_time is None else f"{row.next_time:.5g}" + (" up" if row.renoise else "")
         knobs = " ".join(f"{name}={value}" for name, value in row.knobs.items())
         anchor, shift = (_numbers(() if c is None else (c,)) for c in (row.anchor, row.shift))
         numbers = (_numbers(row.states), _numbers(row.outputs), _numbers(row.noises), anchor, shift)
         learned = "" if row.correction is None else f"{row.correction.parameters} weights"
-        table.append((str(k), _number(row.time), _number(level), _number(row.network_time), made, *numbers, learned, knobs))
-    kept = [i for i in range(len(table[0])) if any(line[i] for line in table[1:])]
-    widths = [max(len(line[i]) for line in table) for i in kept]
-    lines = ["  ".join(line[i].ljust(w) for i, w in zip(kept, widths, strict=True)).rstrip() for line in table]
-    return "\n".join([head, *lines])
+        made.append((str(k), _number(row.time), _number(level), _number(row.network_time), to, *numbers, learned, knobs))
+    kept = [i for i in range(len(made[0])) if any(line[i] for line in made[1:])]
+    return [tuple(line[i] for i in kept) for line in made]
 
 
 def _number(value: float | None) -> str:

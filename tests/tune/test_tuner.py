@@ -76,6 +76,27 @@ def test_the_report_holds_what_a_user_needs(mixture):
     assert all(0.0 <= part <= 1.0 for _, part in told)
 
 
+def test_progress_can_stop_the_race(mixture):
+    """A page that is closed must not wait for the published solvers to finish."""
+
+    class Stopped(Exception):
+        pass
+
+    told = []
+
+    def progress(stage, part):
+        told.append((stage, part))
+        if stage == "published solvers" and part > 0.1:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        rg.tune(mixture, 3, effort=SMALL, progress=progress)
+    race = [part for stage, part in told if stage == "published solvers"]
+    assert race == sorted(race)
+    assert len(race) > 3
+    assert race[-1] < 0.2
+
+
 def test_a_fit_that_is_worse_is_not_returned(mixture, monkeypatch):
     bad = rg.plan("ddim", mixture, nfe=3, grid="sigma")
     monkeypatch.setattr(tuner._Job, "select", lambda self, fitter, candidates, validation: (bad, 99.0))

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from retrograde._version import __version__
-from retrograde.cli import cite, compare, demo, lists, sample, show, train, tune
+from retrograde.cli import cite, compare, demo, lists, sample, show, studio, train, tune
 from retrograde.cli.console import show_error
 from retrograde.errors import RetrogradeError
 
@@ -29,6 +29,7 @@ for name, function, panel in (
     ("tune", tune.tune, _WORK),
     ("compare", compare.compare, _WORK),
     ("train", train.train, _WORK),
+    ("studio", studio.studio, _WORK),
     ("show", show.show, _LOOK),
     ("models", lists.models, _LOOK),
     ("recipes", lists.recipes, _LOOK),

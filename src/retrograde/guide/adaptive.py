@@ -145,6 +145,7 @@ def _joined(
         evaluations=evaluations,
         anchor=None if both.anchor is None or alone.anchor is None else put(both.anchor, alone.anchor),
         carried=kept,
+        exponents={},  # items follow different laws
     )
 
 

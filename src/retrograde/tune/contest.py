@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -89,15 +89,34 @@ def plans(
 
 
 def race(
-    reference: Reference, nfe: int, names: Iterable[str] | None = None, first_heat: int = 12, finalists: int = 6
+    reference: Reference,
+    nfe: int,
+    names: Iterable[str] | None = None,
+    first_heat: int = 12,
+    finalists: int = 6,
+    told: Callable[[float], None] | None = None,
 ) -> list[Entry]:
-    """Return all entries by rising error; the best of a first heat on few items run again on all of them."""
+    """Return all entries by rising error; the best of a first heat on few items run again on all of them.
+
+    `told` is called before every run with the part done; what it raises stops the race.
+    """
     heat, full = reference.part(first_heat), len(reference.items)
+    entrants = list(plans(reference.denoiser, nfe, names))
+    final = min(finalists, len(entrants)) if full > first_heat else 0
     entries: list[tuple[Entry, Plan]] = []
-    for name, grid, plan in plans(reference.denoiser, nfe, names):
+    best: list[Entry] = []
+
+    def tell() -> None:
+        if told is not None:
+            told((len(entries) + len(best)) / (len(entrants) + final))
+
+    for name, grid, plan in entrants:
+        tell()
         entries.append((_enter(name, grid, plan, heat), plan))
     entries.sort(key=lambda pair: pair[0].error)
-    best = [_enter(e.recipe, e.grid, plan, reference) for e, plan in entries[:finalists]] if full > first_heat else []
+    for entry, plan in entries[:final]:
+        tell()
+        best.append(_enter(entry.recipe, entry.grid, plan, reference))
     rest = [e for e, _ in entries[len(best) :]]
     return [*sorted(best, key=lambda e: e.error), *rest]
 

@@ -307,14 +307,17 @@ class _Job:
         """Race the published solvers, write them into the report, and return the best one if it beats the fit."""
         raced: dict[str, list[Entry]] = {}
         for place, (key, budget) in enumerate((("best_recipe", self.nfe), ("best_recipe_at_twice", 2 * self.nfe))):
-            self.tell("published solvers", place / 2)
-            raced[key] = race(held_out, budget, self.effort.contest)
+            raced[key] = race(held_out, budget, self.effort.contest, told=self._racing(place))
             report[key] = dataclasses.asdict(raced[key][0]) if raced[key] else None
         report["recipes"] = [dataclasses.asdict(entry) for entries in raced.values() for entry in entries]
         if not raced["best_recipe"]:
             return fitted
-        rival = race(validation, self.nfe, self.effort.contest, finalists=1)[0]
+        rival = race(validation, self.nfe, self.effort.contest, finalists=1, told=self._racing(2))[0]
         if rival.error >= error:
             return fitted
         report["returned"] = f"recipe {rival.recipe} on grid {rival.grid}: better than the fit on validation"
         return recipes.plan(rival.recipe, self.denoiser, nfe=self.nfe, grid=rival.grid)
+
+    def _racing(self, place: int) -> Callable[[float], None]:
+        """Return what tells the progress of one of the three races."""
+        return lambda part: self.tell("published solvers", (place + part) / 3)
