@@ -69,6 +69,7 @@ def _draw(job: Job, side: int, batch: Batch, plan: Plan, denoiser: AbstractDenoi
     means: list[Tensor] = []
     state: State | None = None
     for state in rg.steps(plan, denoiser, batch.n, batch.seed, condition=condition):
+        means.append(state.mean if state.t is not None else state.x_t)  # a fitted plan's end is more than its data mean
         job.tell(
             {
                 "event": "row",
@@ -76,11 +77,10 @@ def _draw(job: Job, side: int, batch: Batch, plan: Plan, denoiser: AbstractDenoi
                 "row": state.index,
                 "of": len(plan),
                 "evaluations": state.ledger.nfe,
-                "mean": strip.mean(state.mean if state.t is not None else state.x_t),
+                "mean": strip.mean(means[-1]),
                 "state": strip.state(state.x_t, plan.path, state.t),
             }
         )
-        means.append(state.mean)
     if state is None:
         raise RuntimeError("a plan without rows was made")
     seconds = time.perf_counter() - began

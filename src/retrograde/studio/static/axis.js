@@ -167,7 +167,9 @@ export class Axis {
       parts.push(svg("text", { x, y: TOP + PLOT + 14, "text-anchor": "middle" }, k > 3 || k < -3 ? `1e${k}` : String(Number((10 ** k).toPrecision(2)))));
     }
     for (const sigma of [high, low]) {
-      if (Math.abs(Math.log10(sigma) - Math.round(Math.log10(sigma))) * this.width < 30 * Math.log10(high / low)) continue; // a decade's own label is near
+      const decade = 10 ** Math.round(Math.log10(sigma));
+      const labelled = decade <= high * 1.001 && decade >= low * 0.999;
+      if (labelled && Math.abs(this.x(sigma) - this.x(decade)) < 30) continue;
       parts.push(svg("text", { x: this.x(sigma), y: TOP + PLOT + 14, "text-anchor": "middle" }, short(sigma)));
     }
     parts.push(svg("text", { x: LEFT + this.width + 22, y: TOP + PLOT + 14, "font-style": "italic" }, "σ"));
