@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         inverse,
         nets,
         operators,
+        particles,
         paths,
         quality,
         recipes,

@@ -61,9 +61,9 @@ def _pixels(samples: Tensor, spread: bool = True) -> Tensor:
         x = (
             x.reshape(len(x), -1, *shape[-2:]).mean(1, keepdim=True)
             if len(shape) > 2
-            else x.reshape(len(x), 1, -1, shape[-1])
+            else x.reshape(len(x), 1, -1, x.shape[-1])
         )
-    height, width = x.shape[-2:]
+    height, width = x.shape[-2], x.shape[-1]
     if max(height, width) > _LARGEST:
         part = _LARGEST / max(height, width)
         x = interpolate(x, size=(max(1, round(height * part)), max(1, round(width * part))), mode="area")
