@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 import retrograde as rg
-from retrograde.interop.schedulers import SAMPLERS, SCHEDULERS, from_diffusers, from_k_diffusion
+from retrograde.interop.schedulers import SAMPLERS, SCHEDULERS, TO_THE_DATA, from_diffusers, from_k_diffusion
 from retrograde.plan import Plan
 
 ROOT = Path(__file__).parents[1]
@@ -56,7 +56,7 @@ class Case:
     @property
     def asked(self) -> dict[str, Any]:
         """What the scheduler and the importer are asked for: a number of steps, or the levels themselves."""
-        if self.name.startswith("UniPC"):  # whose set_timesteps takes no list
+        if self.name.startswith(("UniPC", "Helios")):  # whose set_timesteps takes no list
             return {k: np.asarray(v) for k, v in self.levels.items()} or {"num_inference_steps": self.steps}
         return dict(self.levels) or {"num_inference_steps": self.steps}
 
@@ -71,6 +71,7 @@ def _flow(name: str, mu: float | None = None, **options: Any) -> Case:
 
 _STEPS = [980.0, 700.0, 430.0, 250.0, 90.0, 20.0]
 _TIMES = [1.0, 0.9, 0.7, 0.4, 0.1]
+_HELIOS = [0.999, 0.8, 0.6, 0.4, 0.2]
 _V = {"prediction_type": "v_prediction"}
 _F = {"prediction_type": "flow_prediction", "use_flow_sigmas": True}
 _LOW = {"final_sigmas_type": "sigma_min"}
@@ -206,6 +207,16 @@ CASES: tuple[Case, ...] = (
     _flow("LTXEulerAncestralRFScheduler", eta=0.5),
     Case("CogVideoXDDIMScheduler"),
     Case("CogVideoXDDIMScheduler", {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing", **_V}),
+    Case("CogVideoXDPMScheduler", {"timestep_spacing": "trailing", **_V}),
+    Case("CogVideoXDPMScheduler", {"timestep_spacing": "linspace", "set_alpha_to_one": False}, 13),
+    Case("CogVideoXDPMScheduler", {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing", **_V}),
+    *(_flow("DDPMWuerstchenScheduler", scaler=scaler) for scaler in (0.7, 1.0, 1.5)),
+    _flow("HeliosScheduler", stages=1, shift=1.5, time_shift_type="linear", scheduler_type="euler"),
+    _flow("HeliosScheduler", 1.2, stages=1, use_dynamic_shifting=True, scheduler_type="euler"),
+    *(Case("HeliosScheduler", {"stages": 1, "solver_order": order}, 5, {}, None, {"sigmas": _HELIOS}) for order in (2, 3)),
+    Case("HeliosScheduler", {"stages": 1, "use_dynamic_shifting": True}, 5, {}, 0.9, {"sigmas": _HELIOS}),
+    _flow("MiniMaxH3Scheduler"),
+    Case("MiniMaxH3Scheduler", {"shift": 3.0}, 5, {}, None, {"sigmas": [*_TIMES, 0.0]}),
     Case("SCMScheduler", {"sigma_data": 1.0}, 2),
     Case("ScoreSdeVeScheduler", {"correct_steps": 0, "sigma_max": 50.0}),
     _flow("EDMEulerScheduler"),
@@ -302,7 +313,8 @@ def _looped(scheduler: Any, plan: Plan, den: Any, x: Tensor, step_at: Callable[[
     state = (x / scaled if in_sigma else x).float()
     asked = list(plan.times)
     kind = plan.provenance["predicts"]
-    for i, timestep in enumerate(scheduler.timesteps[: len(asked)] if "SCM" in kind_of(scheduler) else scheduler.timesteps):
+    ended = kind_of(scheduler) in ("SCMScheduler", "DDPMWuerstchenScheduler")  # their last timestep is no question
+    for i, timestep in enumerate(scheduler.timesteps[: len(asked)] if ended else scheduler.timesteps):
         t = asked[i] if i < len(asked) else asked[-1]
         seen = scheduler.scale_model_input(state, timestep) if hasattr(scheduler, "scale_model_input") else state
         output = _output(den, plan, seen.double(), t, kind, scheduler)
@@ -310,6 +322,7 @@ def _looped(scheduler: Any, plan: Plan, den: Any, x: Tensor, step_at: Callable[[
             made = scheduler.step_pred(output.float(), timestep, state)
             state = made.prev_sample if i + 1 < len(asked) else made.prev_sample_mean
             continue
+        timestep = timestep[None] if "Wuerstchen" in kind_of(scheduler) else timestep  # it wants one for each item
         state = scheduler.step(output.float(), timestep, state, **step_at(i)).prev_sample
     end = plan.rows[-1].next_time
     return state.double() * (plan.path.a(end) if in_sigma and end is not None else 1.0)
@@ -324,6 +337,8 @@ def _output(den: Any, plan: Plan, x: Tensor, t: float, kind: str, scheduler: Any
         state = x * math.hypot(t, scheduler.config.sigma_data)
         skip, out = (float(c) for c in scheduler.get_scalings_for_boundary_condition(t))
         return (den.predict(state, t).data - skip * state) / out
+    if kind == TO_THE_DATA:
+        return -den.predict(x, t).read("velocity")
     if kind != "edm":
         return den.predict(x, t).read(kind) * (-1.0 if scheduler.config.get("invert_sigmas") else 1.0)
     # x is c_in times the state; F = (D - c_skip x)/c_out
@@ -372,7 +387,8 @@ def scheduler_of(case: Case) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         made = cls(**case.options)
-        made.set_timesteps(**case.asked, **({} if case.mu is None else {"mu": case.mu}))
+        counted = {"num_inference_steps": case.steps} if case.name.startswith("Helios") else {}  # which wants both
+        made.set_timesteps(**{**counted, **case.asked}, **({} if case.mu is None else {"mu": case.mu}))
         if hasattr(made, "set_sigmas"):
             made.set_sigmas(case.steps)
     return made
@@ -389,12 +405,29 @@ def compare(case: Case, mended: bool = False) -> tuple[Plan, float]:
     if case.name == "UnCLIPScheduler":  # pipelines hand it the step that follows
         following = [*made.timesteps[1:].tolist(), None]
         step_at = lambda i: {"prev_timestep": following[i]}  # noqa: E731
+    if case.name == "CogVideoXDPMScheduler":  # its pipeline keeps the last data mean, and the timestep it is of
+        made.step = _remembering(made)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         other = theirs(made, plan, den, x, draws, step_at, **case.step)
+    if case.name == "CogVideoXDPMScheduler":  # between its first step and its last it draws twice, and uses the second
+        n = len(made.timesteps)
+        draws.used = [0, *range(2, 2 * n - 2, 2), 2 * n - 3]
     if case.name == "SASolverScheduler":  # it draws in every step, and uses the draws of these
         draws.used = [i for i, t in enumerate(made.timesteps) if 200 <= int(t) <= 800]
     return plan, gap(ours(plan, den, x, draws), other)
+
+
+def _remembering(scheduler: Any) -> Callable[..., Any]:
+    """The step of CogVideoX's DPM scheduler as its pipeline calls it, with what the last call returned."""
+    step, past = scheduler.step, list[Any]([None, None])
+
+    def call(output: Tensor, timestep: Any, state: Tensor) -> Any:
+        made, past[0] = step(output, past[0], timestep, past[1], state)[:2]
+        past[1] = timestep
+        return types.SimpleNamespace(prev_sample=made)
+
+    return call
 
 
 def recorded() -> dict[str, Any]:

@@ -9,6 +9,7 @@ import pytest
 
 import retrograde as rg
 from retrograde.errors import BadType, BadValue, PlanError, UnknownName
+from retrograde.interop.classes import APART
 from retrograde.interop.schedulers import SCHEDULERS, from_diffusers, names
 
 PEERS = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "peers.py")))
@@ -44,6 +45,21 @@ def test_every_scheduler_is_compared():
 
 
 @pytest.mark.diffusers
+def test_every_scheduler_of_diffusers_is_imported_or_apart():
+    import diffusers
+
+    theirs = {name for name in dir(diffusers) if name.endswith("Scheduler") and name[0].isupper()}
+    assert theirs <= set(names()) | set(APART), "say in interop/classes.py what they are, or why they are not imported"
+
+
+def test_a_velocity_to_the_data_is_not_taken_for_the_other():
+    plan = from_diffusers({"_class_name": "MiniMaxH3Scheduler"}, 8)
+    den = rg.Denoiser(lambda x, t: x, plan.path, "velocity", (2,))
+    with pytest.raises(BadValue, match="-network"):
+        from_diffusers({"_class_name": "MiniMaxH3Scheduler"}, 8, denoiser=den)
+
+
+@pytest.mark.diffusers
 def test_the_comparison_can_fail():
     """Another order, another grid, another noise: each is seen."""
     case = PEERS.Case("DPMSolverMultistepScheduler", LATENT | {"solver_order": 2}, 10)
@@ -60,7 +76,8 @@ def test_the_comparison_can_fail():
 @pytest.mark.parametrize("name", names())
 def test_defaults_are_those_of_diffusers(name):
     """Every option of the class that changes samples is known here, with its default."""
-    scheduler = PEERS.scheduler_of(PEERS.Case(name, {}, 2 if name == "SCMScheduler" else 10))
+    needed = {"stages": 1} if name == "HeliosScheduler" else {}  # its set_timesteps makes no levels without
+    scheduler = PEERS.scheduler_of(PEERS.Case(name, needed, 2 if name == "SCMScheduler" else 10))
     theirs = {k: p.default for k, p in inspect.signature(type(scheduler).__init__).parameters.items() if k != "self"}
     ours = dict(SCHEDULERS[name].options)
     for option, default in theirs.items():
@@ -119,6 +136,11 @@ def test_a_plan_saves_and_loads_with_where_it_came_from(tmp_path):
         ({"_class_name": "ScoreSdeVeScheduler"}, "correct_steps"),
         ({"_class_name": "SCMScheduler"}, "intermediate_timesteps"),
         ({"_class_name": "RePaintScheduler"}, "mask"),
+        ({"_class_name": "HeliosScheduler"}, "stages=3"),
+        ({"_class_name": "HeliosScheduler", "stages": 1}, "from level 1"),
+        ({"_class_name": "HeliosScheduler", "stages": 1, "scheduler_type": "dmd"}, "scheduler_type"),
+        ({"_class_name": "HeliosDMDScheduler"}, "pipeline hands every step"),
+        ({"_class_name": "AmusedScheduler"}, "tokens"),
     ],
 )
 def test_an_option_that_cannot_be_honoured_is_named(config, word):

@@ -85,13 +85,16 @@ SCALED = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_lin
         {"_class_name": "EDMDPMSolverMultistepScheduler", "algorithm_type": "sde-dpmsolver++", "solver_order": 3},
         {"_class_name": "DPMSolverMultistepScheduler", "use_flow_sigmas": True, "final_sigmas_type": "sigma_min"},
         {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0},
+        {"_class_name": "CogVideoXDPMScheduler", "timestep_spacing": "trailing"},
+        {"_class_name": "DDPMWuerstchenScheduler"},
+        {"_class_name": "HeliosScheduler", "stages": 1},
     ],
     ids=lambda config: config["_class_name"],
 )
 def test_mended_plans_keep_every_law(config):
     plan = from_diffusers(config, 7, mended=True)
     assert not plan.misses
-    if config["_class_name"] in ("DDIMScheduler", "IPNDMScheduler", "UnCLIPScheduler"):
+    if config["_class_name"] in ("DDIMScheduler", "IPNDMScheduler", "UnCLIPScheduler", "DDPMWuerstchenScheduler"):
         assert from_diffusers(config, 7).misses == ("point mass",)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from retrograde.errors import BadValue
 from retrograde.interop import trained
 from retrograde.interop.ladders import Ladder
-from retrograde.interop.writers import Written, compiled
+from retrograde.interop.writers import Written, compiled, unipc
 from retrograde.plan import Row
 from retrograde.recipes.ipndm import ADAMS_BASHFORTH
 from retrograde.recipes.recipe import Level, level
@@ -77,6 +77,47 @@ def unclip(ladder: Ladder, config: Config, mended: bool) -> Written:
     first = trained.betas(config)[0]
     ratio = float(first / (1 - (1 - first)))
     return dataclasses.replace(written, rows=[*written.rows[:-1], dataclasses.replace(last, outputs=(ratio,))])
+
+
+def cogvideox(ladder: Ladder, config: Config, mended: bool) -> Written:
+    """DPM-Solver++(2M) for the reverse SDE, midpoint form, between trained steps; the last step is of order one."""
+    before: list[Level] = []
+
+    def step(here: Level, there: Level, label: float | None) -> Row:
+        decay = there.sigma / here.sigma
+        keep = decay * there.s / here.s
+        gain, fresh = there.a - here.a * keep, there.s * math.sqrt(1.0 - decay**2)
+        outputs = (gain,)
+        if before and len(before) < len(ladder.times) - 1 and there.sigma < here.sigma:
+            slope = 0.5 * gain * (there.lam - here.lam) / (here.lam - before[-1].lam)
+            outputs = (gain + slope, -slope)
+        before.append(here)
+        return Row(here.t, label, (keep,), outputs, (fresh,) if fresh else ())
+
+    return Written(_chain(ladder, step), "data", "dpmpp_2m_sde@1")
+
+
+def wuerstchen(ladder: Ladder, config: Config, mended: bool) -> Written:
+    """DDPM, whose last step ends at the least level without the noise that belongs there; `mended` ends at the data."""
+
+    def step(here: Level, there: Level, label: float | None) -> Row:
+        if mended and label == ladder.end:
+            return Row(here.t, None, (0.0,), (1.0,))
+        r = here.a / there.a
+        beta = 1.0 - r * r
+        noises = (there.s * math.sqrt(beta) / here.s,) if label != ladder.end else ()
+        return Row(here.t, label, (r * there.s**2 / here.s**2,), (there.a * beta / here.s**2,), noises)
+
+    return Written(_chain(ladder, step), "data", "ddpm@1")
+
+
+def helios(ladder: Ladder, config: Config, mended: bool) -> Written:
+    """UniPC or Euler on a flow, by `scheduler_type`."""
+    kind = config["scheduler_type"]
+    if kind not in ("euler", "unipc"):
+        given = f"scheduler_type={kind!r} of HeliosScheduler"
+        raise BadValue(given, "'unipc' or 'euler': its step knows no other", "scheduler_type='unipc'")
+    return compiled(ladder, "euler") if kind == "euler" else unipc(ladder, config, mended)
 
 
 def pndm(ladder: Ladder, config: Config, mended: bool) -> Written:

@@ -40,7 +40,7 @@ EXPLICIT = {
     ),
     "sigmas": (
         *("EulerDiscreteScheduler", "FlowMatchEulerDiscreteScheduler", "FlowMatchLCMScheduler"),
-        "UniPCMultistepScheduler",
+        *("UniPCMultistepScheduler", "HeliosScheduler", "MiniMaxH3Scheduler"),
     ),
 }
 """The classes whose `set_timesteps` takes levels instead of a number of them."""
@@ -277,6 +277,36 @@ SCHEDULERS: dict[str, Scheduler] = {
         slips=_STRIDE,
         unused=("clip_sample",),
     ),
+    "CogVideoXDPMScheduler": Scheduler(
+        {k: v for k, v in _DDIM.items() if k not in ("thresholding", "dynamic_thresholding_ratio")}
+        | _LATENT
+        | {"beta_schedule": "scaled_linear", "snr_shift_scale": 3.0},
+        _counted(True),
+        chains.cogvideox,
+        slips=_STRIDE,
+        unused=("clip_sample",),
+    ),
+    "DDPMWuerstchenScheduler": Scheduler(
+        {"scaler": 1.0, "s": 0.008},
+        lambda config, n, mu, mended: other_ladders.wuerstchen(config, n),
+        chains.wuerstchen,
+        slips="it ends at the least level without the noise of that level, where the data mean is wanted",
+    ),
+    "HeliosScheduler": Scheduler(
+        _FLOW_MATCH
+        | {"stages": 3, "stage_range": [0, 1 / 3, 2 / 3, 1], "gamma": 1 / 3, "scheduler_type": "unipc"}
+        | {"solver_order": 2, "predict_x0": True, "solver_type": "bh2", "lower_order_final": True, "disable_corrector": []}
+        | {"solver_p": None, "thresholding": False, "prediction_type": "flow_prediction", "use_flow_sigmas": True}
+        | {"use_dynamic_shifting": False, "time_shift_type": "exponential"},
+        lambda config, n, mu, mended: other_ladders.helios(config, n, mu, mended),
+        chains.helios,
+        slips="UniPC from level 1 has weights of no method, and of order 3 NaN; its pipeline begins at 0.999",
+    ),
+    "MiniMaxH3Scheduler": Scheduler(
+        {"shift": 12.0},
+        lambda config, n, mu, mended: other_ladders.minimax(config, n),
+        writers.by_recipe("euler"),
+    ),
     "SCMScheduler": Scheduler(
         {"num_train_timesteps": 1000, "prediction_type": "trigflow", "sigma_data": 0.5},
         lambda config, n, mu, mended: other_ladders.angles(config, n),
@@ -321,6 +351,15 @@ APART = {
     "FlowMapEulerDiscreteScheduler": "its network is told where a step ends",
     "ConsistencyDecoderScheduler": "its levels are those of one decoder",
     "KarrasVeScheduler": "it is deprecated; 'edm_stochastic' is its recipe",
+    "HeliosDMDScheduler": "its pipeline hands every step its noise and its levels, and enlarges the state between stages",
+    "RFD4ProteinaScheduler": "it samples a sharpened law of each token of a mask, not that of the path",
+    **dict.fromkeys(
+        (
+            *("AmusedScheduler", "BlockRefinementScheduler", "DiscreteDDIMScheduler", "EntropyBoundScheduler"),
+            "VQDiffusionScheduler",
+        ),
+        "its states are tokens, not vectors",
+    ),
 }
 """Classes that are known and not imported, and why."""
 
@@ -328,6 +367,7 @@ REFUSED: dict[str, tuple[Any, str, str]] = {
     "thresholding": (False, "it clips predictions, which a denoiser does", "rg.guide.threshold(denoiser)"),
     "clip_sample": (False, "it clips predictions, which a denoiser does", "rg.guide.threshold(denoiser, None)"),
     "clip_denoised": (False, "it clips predictions, which a denoiser does", "rg.guide.threshold(denoiser, None)"),
+    "stages": (1, "it changes the size of the state", "one plan for each stage"),
     "scale_factors": (None, "it changes the size of the state", "one plan for each size"),
 }
 """Options that no table can hold: the only value that can be honoured, why, and what does it here."""

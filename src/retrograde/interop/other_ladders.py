@@ -10,7 +10,7 @@ import numpy as np
 from retrograde.errors import BadValue
 from retrograde.interop import trained
 from retrograde.interop.ladders import Config, Ladder, spaced, spread
-from retrograde.paths import EDM, VP, Flow, Trigonometric
+from retrograde.paths import EDM, VP, Flow, Trigonometric, VPCosine
 
 
 def counted(config: Config, n: int, *, stride: bool = True, mended: bool = False) -> Ladder:
@@ -250,3 +250,65 @@ def sines(config: Config, n: int) -> Ladder:
     s = np.sin(np.linspace(1, 0, n + 1)[:-1] * math.pi / 2) ** 2
     times = tuple(float(t) for t in np.arctan2(s, np.sqrt(1 - s**2)) / math.pi * 2)
     return Ladder(Trigonometric(), times, None, lambda t: t)
+
+
+def wuerstchen(config: Config, n: int) -> Ladder:
+    """Return the levels of Wuerstchen: the cosine path at n even steps of a warped time, alpha-bar within 0.0001 and 0.9999.
+
+    The network is told the time before it is warped, by t^scaler or 1 - (1 - t)^scaler.
+    """
+    offset, scaler = float(config["s"]), float(config["scaler"])
+    whole = VPCosine(offset, 0.0, 1.0)
+    low, high = (whole.time_of_sigma(math.sqrt(1.0 / kept - 1.0)) for kept in (0.9999, 0.0001))
+    path = VPCosine(offset, low, high)
+    made = np.linspace(1.0, 0.0, n + 1, dtype=np.float32)[:-1].tolist()
+    warped = [1.0 - (1.0 - u) ** scaler if scaler > 1.0 else u**scaler for u in made]
+    times = tuple(min(max(t, low), high) for t in warped)
+    if len(set(times)) < n:
+        given = f"{n} steps, of which some lie beyond the least level"
+        raise BadValue(given, "different levels between alpha-bar 0.0001 and 0.9999", "num_inference_steps=20")
+    told = dict(zip(times, made, strict=True))
+    return Ladder(path, times, low, lambda t: told[t], 1.0 / path.s(high))
+
+
+def helios(config: Config, n: int, mu: float | None, mended: bool) -> Ladder:
+    """Return the levels of Helios in one stage. A fixed shift other than one goes through the formula of `mu` there.
+
+    Its own levels begin at one, where log-SNR is infinite: there its UniPC has weights of no method, and of order 3 NaN. The
+    pipeline passes levels from 0.999. `mended` begins at one with the weights that are left.
+
+    Raises:
+        BadValue: its own levels with UniPC, or both shifts.
+    """
+    t = np.linspace(1, 1 / int(config["num_train_timesteps"]), n + 1)[:-1]
+    if config.get("_sigmas") is not None:
+        t = _flow_times(config)
+    elif config["shift"] != 1.0:
+        t = shifted(t, {**config, "use_dynamic_shifting": True}, "shift", float(config["shift"]))
+    if config["use_dynamic_shifting"]:
+        if config["shift"] != 1.0:
+            raise BadValue(f"use_dynamic_shifting=True with shift={config['shift']}", "one of the two", "shift=1.0")
+        t = shifted(t, config, "shift", mu)
+    if config["scheduler_type"] == "unipc" and t[0] > 1 - 1e-6 and not mended:
+        raise BadValue(
+            "HeliosScheduler with UniPC from level 1, where log-SNR is infinite",
+            "levels below 1, as its pipeline passes them",
+            f"sigmas=np.linspace(0.999, 0.0, {n + 1})[:-1], or mended=True",
+        )
+    times = tuple(float(v) for v in t.astype(np.float32))
+    return Ladder(Flow(), times, None, None, 1.0 / times[0])
+
+
+def minimax(config: Config, n: int) -> Ladder:
+    """Return the levels of MiniMax-H3: n shifted points from one to zero, of which the last is no question; told 1 - t."""
+    if config.get("_sigmas") is not None:
+        given = list(config["_sigmas"])
+        if not given or given[-1] != 0.0:
+            raise BadValue(f"sigmas={given} of MiniMaxH3Scheduler", "levels that end at 0", f"sigmas={[*given, 0.0]}")
+        t = np.append(_flow_times({"_sigmas": given[:-1]}), 0.0).astype(np.float32)
+    else:
+        shift, base = np.float32(config["shift"]), np.linspace(1.0, 0.0, n, dtype=np.float32)
+        t = np.unique(shift * base / (1 + (shift - 1) * base))[::-1]
+    if len(t) < 2:
+        raise BadValue(f"num_inference_steps={n}", ">= 2: the end is counted", "num_inference_steps=20")
+    return Ladder(Flow(), tuple(float(v) for v in t[:-1]), None, lambda v: float(np.float32(1) - np.float32(v)))

@@ -33,6 +33,10 @@ PREDICTIONS = {
 """What diffusers calls `prediction_type`, and what a `Denoiser` calls `predicts`."""
 
 
+TO_THE_DATA = "velocity to the data"
+"""A velocity with the other sign, which no denoiser reads: negate the network's output and predict "velocity"."""
+
+
 def names() -> tuple[str, ...]:
     """Return the names of the scheduler classes of diffusers that `from_diffusers` takes."""
     return tuple(sorted(SCHEDULERS))
@@ -214,11 +218,18 @@ def _refuse(config: Mapping[str, Any], name: str) -> None:
 
 
 def _predicts(config: Mapping[str, Any], name: str) -> str:
-    if name.startswith(("Flow", "LTX")):
+    if name == "MiniMaxH3Scheduler":
+        return TO_THE_DATA
+    if name.startswith(("Flow", "LTX", "Helios")):
         return "velocity"
     if name.startswith(("EDM", "Cosine")):
         return "edm"
-    own = {"CMStochasticIterativeScheduler": "data", "IPNDMScheduler": "v", "ScoreSdeVeScheduler": "score"}
+    own = {
+        "DDPMWuerstchenScheduler": "noise",
+        "CMStochasticIterativeScheduler": "data",
+        "IPNDMScheduler": "v",
+        "ScoreSdeVeScheduler": "score",
+    }
     if name in own:
         return own[name]
     return PREDICTIONS.get(str(config.get("prediction_type", "epsilon")), str(config.get("prediction_type")))
@@ -245,6 +256,10 @@ def _check(plan: Plan, denoiser: AbstractDenoiser) -> None:
             "Denoiser(network, plan.path, ...)",
         )
     predicts = plan.provenance["predicts"]
+    if predicts == TO_THE_DATA:
+        given = f"a denoiser that predicts {denoiser.predicts!r}, for a network whose velocity points to the data"
+        mend = "Denoiser(lambda x, t: -network(x, t), plan.path, 'velocity', shape), without denoiser="
+        raise BadValue(given, "the velocity with the other sign, which nobody can check from here", mend)
     if denoiser.predicts != predicts:
         raise BadValue(
             f"a denoiser that predicts {denoiser.predicts!r}; the scheduler's network predicts {predicts!r}",
