@@ -110,8 +110,10 @@ def _conditioned(free: Prediction, x_t: Tensor, value: Tensor, data: Tensor, cou
     if counted:
         label = f"{next(iter(evaluations), 'network')}:backward"
         evaluations[label] = evaluations.get(label, 0) + len(counted)
-    bare = dataclasses.replace(free, x_t=x_t, value=data, kind="data", parts={}, heads={})
-    return dataclasses.replace(bare, value=value.to(data), evaluations=evaluations, parts={"free": bare})
+    bare = dataclasses.replace(free, x_t=x_t, value=data, kind="data", parts={}, heads={}, exponents={})
+    return dataclasses.replace(
+        bare, value=value.to(data), evaluations=evaluations, parts={"free": bare}, exponents={"free": 1.0}
+    )
 
 
 def _posed(conditioned: AbstractDenoiser, task: Task, recipe: str, eta: float) -> Posed:

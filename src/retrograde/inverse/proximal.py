@@ -43,8 +43,8 @@ class Proximal(Transform):
         std = max(self.measurement.std, 1e-4)
         rho = self.lam * (std * self.path.a(t) / self.path.s(t)) ** 2
         value = data + A.solve(A.adjoint(self.measurement.residual(data)), max(rho, 1e-12))
-        bare = dataclasses.replace(free, value=data, kind="data", parts={}, heads={})
-        return dataclasses.replace(bare, value=value.to(data), parts={"free": bare})
+        bare = dataclasses.replace(free, value=data, kind="data", parts={}, heads={}, exponents={})
+        return dataclasses.replace(bare, value=value.to(data), parts={"free": bare}, exponents={"free": 1.0})
 
 
 @method("diffpir", "a proximal step of the data mean towards y, and noise made anew in part; linear, no gradient")

@@ -10,8 +10,13 @@ the other, x' = m_S + c eps. The first two terms are the rate of Feynman and Kac
 all particles, so that it counts in the evidence alone. They hold however much noise a row draws, if a single model would
 keep its law: the drift holds (1 + c^2/v)/2 of v T then, and the divergence of T cancels. With less noise than the reversed
 process particles crowd together and weights spread, until without any nothing is left to resample; so
-"euler_maruyama" is the recipe for a product. The last terms are the likelihood ratio of two kernels (Wu et al., 2023), zero
-where S is T.
+"euler_maruyama" is the recipe for a product.
+
+Where the exponents sum to W > 1, the rate grows with |x|^2 all through the high levels, and the error in the end has a
+finite variance only if c^2/v > 2 (W - 1)/W: for noise alone (grad log q = -x, v = 1 per unit of time) what a state is yet to
+gain is exp((W - 1) x^2 v/(2 c^2)), and its square has to be integrable under exp(-W x^2/2). The reversed process, c^2 = v,
+is on the border at W = 2 and beyond it above, so there the error falls more slowly than 1/sqrt(K). The last terms are the
+likelihood ratio of two kernels (Wu et al., 2023), zero where S is T.
 
 A discretized rate is exact in the limit of many rows; the likelihood ratio of the kernels is exact in every row.
 """
