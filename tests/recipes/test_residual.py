@@ -6,6 +6,8 @@ import pytest
 import torch
 
 import retrograde as rg
+from retrograde.errors import BadValue
+from retrograde.noise import Noise
 from retrograde.plan import Plan
 
 DOUBLE = torch.float64
@@ -109,6 +111,60 @@ def test_the_residual_may_be_removed_first_and_the_noise_after_it(mixture):
     turning, direct, fine = (rg.sample(den, plan, seed=1, anchor=y, dtype=DOUBLE) for plan in plans)
     error = min((one - fine).square().mean() for one in (turning, direct))
     assert (turning - direct).square().mean() < 0.5 * error
+
+
+def networks(path: rg.paths.Path) -> tuple[rg.Denoiser, rg.Denoiser]:
+    """One for the residual and one for the noise that do not agree; each is told its own clock, 1000 (1 - a) and 1000 s."""
+    weights = torch.randn(2, 5, 5, generator=torch.Generator().manual_seed(6), dtype=DOUBLE)
+
+    def made(weight: torch.Tensor):
+        return lambda x, told, anchor: torch.tanh(x @ weight + 0.2 * anchor + told[:, None] / 1000)
+
+    clocks = (lambda t: 1000 * path.b(t)), (lambda t: 1000 * path.s(t))
+    kinds = zip(weights, ("residual", "noise"), clocks, strict=True)
+    first, second = (rg.Denoiser(made(weight), path, kind, (5,), clock=clock) for weight, kind, clock in kinds)
+    return first, second
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.4, 1.0])
+def test_two_networks_take_off_residual_and_noise_as_published(eta):
+    """The loop with two networks, line by line; either network alone would have gone elsewhere."""
+    path = rg.paths.ResidualDenoising(noise=0.3)
+    first, second = networks(path)
+    den, plan = rg.denoisers.TwoNetworks(first, second), rg.plan("rddm_two", path, grid=[0.95, 0.7, 0.4, 0.1], eta=eta)
+    y = torch.stack([X, RESIDUAL])
+    made = rg.record(den, plan, seed=1, anchor=y, dtype=DOUBLE)
+    noise, x = Noise(1, range(2)), made.trajectory[0]
+    for i, (t, there) in enumerate(zip(plan.times, plan.times[1:], strict=False)):
+        residual = torch.tanh(x @ first.network.__closure__[0].cell_contents + 0.2 * y + path.b(t))
+        eps = torch.tanh(x @ second.network.__closure__[0].cell_contents + 0.2 * y + path.s(t))
+        variance = eta * (path.s(t) ** 2 - path.s(there) ** 2) * path.s(there) ** 2 / path.s(t) ** 2
+        z = noise.draw((5,), (t, there), 0, DOUBLE)
+        x = x - (path.b(t) - path.b(there)) * residual + math.sqrt(variance) * z
+        x = x - (path.s(t) - math.sqrt(path.s(there) ** 2 - variance)) * eps
+        assert torch.allclose(made.trajectory[i + 1], x, rtol=0, atol=1e-6)
+    assert made.ledger.evaluations == {"first:network": 4, "second:network": 4}
+    for one in (first, second):
+        alone = rg.record(one, plan, seed=1, anchor=y, dtype=DOUBLE).trajectory[-2]
+        assert not torch.allclose(alone, made.trajectory[-2], atol=0.01)
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.4, 1.0])
+def test_networks_that_agree_make_it_rddm(eta, mixture):
+    path = rg.paths.ResidualDenoising()
+    den = mixture(path).degraded(torch.tensor([[0.9, 0.2], [0.1, 0.6]]), 0.5)
+    y = torch.tensor([[0.6, -0.4], [0.1, 0.9]], dtype=DOUBLE)
+    two, one = (rg.plan(name, path, nfe=6, grid="uniform", eta=eta) for name in ("rddm_two", "rddm"))
+    wanted = rg.sample(den, one, seed=1, anchor=y, dtype=DOUBLE)
+    for each in (den, rg.denoisers.TwoNetworks(den, den)):
+        assert torch.allclose(rg.sample(each, two, seed=1, anchor=y, dtype=DOUBLE), wanted, rtol=0, atol=1e-9)
+
+
+def test_two_networks_are_on_one_path():
+    first, _ = networks(rg.paths.ResidualDenoising(noise=0.3))
+    _, second = networks(rg.paths.ResidualDenoising(noise=0.4))
+    with pytest.raises(BadValue, match="the same path"):
+        rg.denoisers.TwoNetworks(first, second)
 
 
 # ------------------------------------------------------------------------------------------------------------ ResShift

@@ -7,6 +7,7 @@ from retrograde.denoisers.error import mmse
 from retrograde.denoisers.own_times import AtOwnTimes
 from retrograde.denoisers.prediction import KINDS, Prediction
 from retrograde.denoisers.transform import Transform
+from retrograde.denoisers.two_networks import TwoNetworks
 
 __all__ = [
     "KINDS",
@@ -18,6 +19,7 @@ __all__ = [
     "Prediction",
     "Transform",
     "TwoHeads",
+    "TwoNetworks",
     "mmse",
     "on_path",
     "predict_branches",

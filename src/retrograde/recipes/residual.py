@@ -27,6 +27,11 @@ def _posterior(here: Level, there: Level, keep: float) -> Row:
     return Row(here.t, there.t, (keep,), (there.a - keep * here.a,), (fresh,) if fresh > 0.0 else ())
 
 
+def _check_eta(eta: float) -> None:
+    if not 0.0 <= eta <= 1.0:
+        raise BadValue(f"eta={eta}", "0 <= eta <= 1: from deterministic to ancestral", "eta=1.0")
+
+
 @recipe(
     "rddm",
     order=1,
@@ -44,13 +49,44 @@ def rddm(path: Path, times: tuple[float, ...], eta: float = 1.0) -> list[Row]:
     Raises:
         BadValue: eta outside [0, 1].
     """
-    if not 0.0 <= eta <= 1.0:
-        raise BadValue(f"eta={eta}", "0 <= eta <= 1: from deterministic to ancestral", "eta=1.0")
+    _check_eta(eta)
     rows = []
     levels = [level(path, t) for t in times]
     for here, there in zip(levels, levels[1:], strict=False):
         fresh = eta * (1.0 - (there.s / here.s) ** 2)
         rows.append(_posterior(here, there, there.s / here.s * math.sqrt(1.0 - fresh)))
+    return rows
+
+
+def _two(path: Path) -> str:
+    return "data+noise"
+
+
+@recipe(
+    "rddm_two",
+    order=1,
+    stochastic=True,
+    basis=_two,
+    clock="smooth",
+    summary="as rddm, for two networks: each takes off what it predicts, the residual or the noise",
+)
+def rddm_two(path: Path, times: tuple[float, ...], eta: float = 1.0) -> list[Row]:
+    """x' = x - (b - b') R - (s - sqrt(s'^2 - u^2)) E + u eps, R = y - D: weak order 1, one evaluation per step.
+
+    D and E from two networks (`denoisers.TwoNetworks`), which need not agree that x_t = a D + b y + s E; where they do, and
+    with any single network, it is "rddm", with its u. On paths with b = 1 - a this is the published step, elsewhere a' - a
+    weighs D (Liu et al., 2023, arXiv 2308.13712).
+
+    Raises:
+        BadValue: eta outside [0, 1].
+    """
+    _check_eta(eta)
+    rows = []
+    levels = [level(path, t) for t in times]
+    for here, there in zip(levels, levels[1:], strict=False):
+        fresh = eta * max(1.0 - (there.s / here.s) ** 2, 0.0)
+        outputs = (there.a - here.a, there.s * math.sqrt(1.0 - fresh) - here.s)
+        rows.append(Row(here.t, there.t, (1.0,), outputs, (there.s * math.sqrt(fresh),) if fresh > 0.0 else ()))
     return rows
 
 
@@ -84,6 +120,15 @@ for _system in (
         home="paths",
         call="rg.plan('rddm', rg.paths.ResidualDenoising(), nfe=5, grid='uniform', eta=0.0)",
         test="tests/recipes/test_residual.py::test_rddm_is_the_published_step",
+    ),
+    systems.System(
+        title="Residual Denoising Diffusion Models",
+        authors=("Jiawei Liu", "Qiang Wang", "Huijie Fan", "Yinong Wang", "Yandong Tang", "Liangqiong Qu"),
+        year=2023,
+        arxiv="2308.13712",
+        home="paths",
+        call="rg.sample(rg.denoisers.TwoNetworks(residual, noise), rg.plan('rddm_two', path, nfe=5, eta=0.0), anchor=y)",
+        test="tests/recipes/test_residual.py::test_two_networks_take_off_residual_and_noise_as_published",
     ),
     systems.System(
         title="Efficient Diffusion Model for Image Restoration by Residual Shifting",
