@@ -27,3 +27,27 @@ def den() -> rg.Denoiser:
 def digits() -> rg.Denoiser:
     """The embedded model."""
     return rg.load("digits")
+
+
+class Told(torch.nn.Module):
+    """A transformer of diffusers, told the path time and a label.
+
+    Times 0..10: at 0..1000, with weights that nobody trained, features would not be smooth in time.
+    """
+
+    def __init__(self, transformer: torch.nn.Module) -> None:
+        super().__init__()
+        self.transformer = transformer
+
+    def forward(self, x_t: torch.Tensor, network_time: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+        return self.transformer(x_t, timestep=10 * network_time, class_labels=label).sample
+
+
+@pytest.fixture(scope="session")
+def dit() -> rg.Denoiser:
+    """A denoiser of three classes with a transformer of five blocks."""
+    diffusers = pytest.importorskip("diffusers")
+    size = {"num_attention_heads": 2, "attention_head_dim": 8, "num_layers": 5, "num_embeds_ada_norm": 3}
+    more = {"in_channels": 1, "out_channels": 1, "sample_size": 8, "patch_size": 2, "norm_num_groups": 1}
+    network = noisy(Told(diffusers.DiTTransformer2DModel(**size, **more)))
+    return rg.Denoiser(network, rg.paths.Flow(), "velocity", (1, 8, 8), {"label": 3})

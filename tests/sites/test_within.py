@@ -11,6 +11,7 @@ import torch
 import retrograde as rg
 from retrograde import sites
 from retrograde.errors import BadType, BadValue, PlanError
+from retrograde.state import Resampled
 
 PLAN = rg.accelerate.every(rg.plan("dpmpp_2m", rg.paths.VP(), nfe=7), 3)
 
@@ -77,8 +78,8 @@ def test_a_branch_and_an_item_have_each_their_own(cached):
 
 def test_resampled_items_take_their_features_along(cached):
     class Turned:
-        def resample(self, state):
-            return torch.tensor([1, 0]) if state.index == 3 else None
+        def resample(self, state, noise):
+            return Resampled(torch.tensor([1, 0]) if state.index == 3 else None)
 
     x = rg.record(cached, PLAN, 2).trajectory[0]
     turned = rg.sample(cached, PLAN, x=x, particles=Turned())

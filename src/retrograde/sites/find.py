@@ -29,8 +29,8 @@ def find(network: Any) -> Places:
     """Return the places of a network: `retrograde.nets.UNet`, the UNets and transformers of diffusers, or alike ones.
 
     A UNet has `enter`/`down`/`middle`/`up` (ours) or `conv_in`/`down_blocks`/`mid_block`/`up_blocks` (diffusers). A
-    transformer has a list of blocks under one of the usual names. Other networks: give the places by name,
-    `rg.sites.Places(network, chain=rg.sites.chain(network, ["layers.0", ...]))`.
+    transformer has a list of blocks under one of the usual names. A module that only wraps one is looked into. Of others
+    give the places by name, `rg.sites.Places(network, chain=rg.sites.chain(network, ["layers.0", ...]))`.
 
     Raises:
         BadType: no module, or a module without a known pattern.
@@ -38,6 +38,22 @@ def find(network: Any) -> Places:
     network = bare(network)
     if not isinstance(network, nn.Module):
         raise BadType(f"{network!r}", "a torch.nn.Module", "pass the network itself, or rg.sites.Places(network, ...)")
+    found = _known(network)
+    wrapped = network
+    while found is None and len(children := list(wrapped.children())) == 1:
+        wrapped = children[0]
+        found = _known(wrapped)
+    if found is not None:
+        return found
+    raise BadType(
+        f"{type(network).__name__}, of no known pattern",
+        "a UNet or a transformer with a list of blocks",
+        "name its places: rg.sites.Places(network, chain=rg.sites.chain(network, [...]))",
+    )
+
+
+def _known(network: Any) -> Places | None:
+    """Return the places of a network whose pattern is known, or None."""
     attends = [name for name, module in network.named_modules() if _is_attention(module)]
     cross = tuple(name for name in attends if name.endswith("attn2"))
     attention = tuple(name for name in attends if name not in cross)
@@ -51,13 +67,7 @@ def find(network: Any) -> Places:
         if isinstance(getattr(network, name, None), nn.ModuleList)
         for k, block in enumerate(getattr(network, name))
     ]
-    if blocks:
-        return Places(network, tuple(blocks), tuple(blocks), attention, cross)
-    raise BadType(
-        f"{type(network).__name__}, of no known pattern",
-        "a UNet or a transformer with a list of blocks",
-        "name its places: rg.sites.Places(network, chain=rg.sites.chain(network, [...]))",
-    )
+    return Places(network, tuple(blocks), tuple(blocks), attention, cross) if blocks else None
 
 
 def _is_attention(module: nn.Module) -> bool:

@@ -55,8 +55,10 @@ _books: ContextVar[tuple[tuple[nn.Module, Book], ...]] = ContextVar("books", def
 def told_reuse(network: nn.Module, sites: Mapping[str, int]) -> None:
     """Enter into the open books of a network that its sites were not computed, each for so many items."""
     for module, book in _books.get():
-        if module is network:
-            for site, n in sites.items():
+        inside = next((name for name, part in module.named_modules() if part is network), None)
+        if inside is not None:
+            for name, n in sites.items():
+                site = ".".join(part for part in (inside, name) if part)
                 book.spared[site] = book.spared.get(site, 0) + 1
                 if site in book.per_item:
                     book.spared_macs[site] = book.spared_macs.get(site, 0.0) + n * book.per_item[site]

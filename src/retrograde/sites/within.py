@@ -59,6 +59,11 @@ class Visit:
         """Keep a value, tensors [n, ...] in any structure, and with it the newest depth - 1 of before."""
         self._new[key, self.patch] = (Entry(self.t, value), *self.past(key)[: depth - 1])
 
+    def kept(self, key: str) -> Any:
+        """Return what this evaluation kept under a key, or None."""
+        entries = self._new.get((key, self.patch), ())
+        return entries[0].value if entries else None
+
     def replace(self, key: str, value: Any) -> None:
         """Put a value in place of the newest one, which keeps its clock."""
         past = self.past(key)
