@@ -272,7 +272,12 @@ ALIGN_YOUR_STEPS = {
 def align_your_steps(path: Path, n: int, *, model: str = "sd15") -> Grid:
     """Levels of a published table, interpolated in log sigma over n points (arXiv 2404.14507).
 
-    With n = 11 the table itself, clipped to the path's range of levels.
+    With n = 11 the table itself, whose ends are those of the models' schedules rounded to three decimals: on such a schedule
+    they are put on its ends.
+
+    Raises:
+        UnknownName: no such table.
+        BadValue: a path that does not reach the ends of the table.
     """
     if model not in ALIGN_YOUR_STEPS:
         raise UnknownName("Align-Your-Steps table", model, ALIGN_YOUR_STEPS)
@@ -280,14 +285,14 @@ def align_your_steps(path: Path, n: int, *, model: str = "sd15") -> Grid:
     places = _fractions(n) * (len(table) - 1)
     values = np.exp(np.interp(places, np.arange(len(table)), np.log(table)))
     low, high = levels(path)
-    clipped = [s for s in values if low * (1 - 1e-9) <= s <= high * (1 + 1e-9)]
-    if len(clipped) < n:
+    clipped = np.clip(values, low, high)
+    if np.max(np.abs(clipped - values)) > 5e-4:
         raise BadValue(
             f"the {model} table, {table[0]} >= sigma >= {table[-1]}, on a path of {high:.4g} >= sigma >= {low:.4g}",
             "a path that covers the table",
             "grid='karras'",
         )
-    return from_sigmas(path, clipped)
+    return tuple(min(max(t, path.t_min), path.t_max) for t in from_sigmas(path, clipped.tolist()))
 
 
 def make(path: Path, n: int, spec: str | Sequence[float], **options: object) -> Grid:

@@ -223,6 +223,8 @@ def ipndm(ladder: Ladder, config: Config, mended: bool) -> Written:
     The first level holds no signal. There the peer takes the data for zero; what v says of it is taken when `mended`.
     """
     path = ladder.path
+    if len(ladder.times) == 1 and not mended:
+        raise BadValue("1 step of IPNDM, which begins by taking the data for zero", "at least 2 steps", "mended=True")
     levels = [*(level(path, t) for t in ladder.times), DATA]
     rows = []
     for i, (here, there) in enumerate(zip(levels, levels[1:], strict=False)):

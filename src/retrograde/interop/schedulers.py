@@ -110,6 +110,8 @@ def from_diffusers(
             raise BadValue(given, f"a step of {', '.join(BEGUN)}", "from_diffusers(...).from_noise(sigma)")
         ladder = dataclasses.replace(ladder, times=ladder.times[begin:], noise=1.0)
     written = chosen.write(ladder, {**config, "_before": begin}, mended)
+    if not written.rows:
+        raise BadValue(f"{n} steps of {name}, which ends at its last level: there is none", ">= 2", "num_inference_steps=2")
     kept = {k: v for k, v in config.items() if v != chosen.options.get(k) and k not in ("trained_betas", "tau_func")}
     provenance = {
         "peer": "diffusers",
@@ -195,9 +197,15 @@ def _steps(name: str, count: int | None, timesteps: Any, sigmas: Any, config: Ma
         if count is None or count < 1:
             raise BadValue(f"num_inference_steps={count}", ">= 1", "num_inference_steps=20")
         return count
-    flow_only = name == "UniPCMultistepScheduler" and not config["use_flow_sigmas"]
-    if name not in EXPLICIT[key] or flow_only or config.get("timestep_type") == "continuous":
-        raise BadValue(f"{key} of {name}", f"{key} of {', '.join(EXPLICIT[key])}", "num_inference_steps=20")
+    flow = bool(config.get("use_flow_sigmas"))
+    other = (name == "UniPCMultistepScheduler" and not flow) or (key == "timesteps" and flow)
+    if name not in EXPLICIT[key] or other or config.get("timestep_type") == "continuous":
+        on_flow = flow or _predicts(config, name) == "velocity"
+        steps = "[step / 1000 for step in timesteps]" if on_flow else "[(step + 1) / 1000 for step in timesteps]"
+        times = "sigmas" if on_flow else "rg.grids.from_sigmas(path, sigmas)"
+        levels = steps if key == "timesteps" else times
+        mend = f"rg.plan(recipe, path, grid={levels}) with path = schedulers.path_of(scheduler)"
+        raise BadValue(f"{key} of {name}" + " on flow times" * flow, f"{key} of {', '.join(EXPLICIT[key])}", mend)
     return len(given[key]) - (name == "EulerDiscreteScheduler" and key == "sigmas")
 
 
