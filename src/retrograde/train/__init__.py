@@ -20,6 +20,7 @@ from retrograde.train.levels import (
 from retrograde.train.noise_classifier import fit_noise_classifier, noise_posterior
 from retrograde.train.objective import loss, question
 from retrograde.train.run import export, run
+from retrograde.train.select import Selected, mixed_loss, select_objective
 
 __all__ = [
     "LAWS",
@@ -29,6 +30,7 @@ __all__ = [
     "LogNormalSigma",
     "LogitNormal",
     "Mode",
+    "Selected",
     "Shifted",
     "PowerAverage",
     "TrainConfig",
@@ -41,9 +43,11 @@ __all__ = [
     "held_out_loss",
     "level_law",
     "loss",
+    "mixed_loss",
     "noise_posterior",
     "power_gamma",
     "question",
     "run",
+    "select_objective",
     "standard_law",
 ]
