@@ -1,4 +1,4 @@
-"""Straight flows of digits, with velocities that are exact least squares: what reflow, translation and the law of times do."""
+"""Straight flows of digits, with velocities by exact least squares: what reflow, translation and the law of times do."""
 
 from collections.abc import Callable
 

@@ -63,8 +63,8 @@ class LogNormalSigma(LevelLaw):
 class LogitNormal(LevelLaw):
     """logit of (t - t_min)/(t_max - t_min) normal with the given mean and standard deviation.
 
-    Against uniform times it buys accuracy in the middle with the ends. Large networks gain by that; models of 8x8 digits fitted
-    by least squares do not, at five to ten Euler steps (tests/train/test_flow_of_digits.py): measure it on yours.
+    Against uniform times it buys accuracy in the middle with the ends. Large networks gain by that; models of 8x8 digits
+    fitted by least squares do not, at five to ten Euler steps (tests/train/test_flow_of_digits.py): measure it on yours.
 
     Reference: Esser et al. 2024, "Scaling Rectified Flow Transformers for High-Resolution Image Synthesis",
     arXiv:2403.03206.
