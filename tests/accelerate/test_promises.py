@@ -29,6 +29,7 @@ def third(plan: rg.Plan) -> rg.Plan:
 
 CASES = {
     "deepcache": Case("den", accelerate.deepcache, third),
+    "encoder_cache": Case("den", accelerate.encoder_cache, third),
     "block_cache": Case("dit", accelerate.block_cache, third),
     "taylor": Case("dit", lambda d: accelerate.block_cache(d, order=1), third),
     "first_block": Case("dit", lambda d: accelerate.first_block(d, 0.3), null=lambda d: accelerate.first_block(d, 0.0)),

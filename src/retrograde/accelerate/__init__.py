@@ -2,6 +2,7 @@
 
 from retrograde.accelerate.blocks import BlockCache, SkipBlocks, block_cache, extrapolated, skip_blocks
 from retrograde.accelerate.deepcache import DeepCache, deepcache
+from retrograde.accelerate.encoder import EncoderCache, decode_ahead, encoder_cache, inject
 from retrograde.accelerate.profiled import magcache, magnitudes, steadiest
 from retrograde.accelerate.schedule import centred, every, reuse
 from retrograde.accelerate.thresholds import FirstBlock, TeaCache, first_block, teacache
@@ -9,15 +10,19 @@ from retrograde.accelerate.thresholds import FirstBlock, TeaCache, first_block, 
 __all__ = [
     "BlockCache",
     "DeepCache",
+    "EncoderCache",
     "FirstBlock",
     "SkipBlocks",
     "TeaCache",
     "block_cache",
     "centred",
+    "decode_ahead",
     "deepcache",
+    "encoder_cache",
     "every",
     "extrapolated",
     "first_block",
+    "inject",
     "magcache",
     "magnitudes",
     "reuse",
