@@ -266,13 +266,13 @@ class Remembered:
     """A source that keeps its draws, so that a run that follows finds them as tensors.
 
     Drawing is no part of a graph that torch.compile traces: run the plan once as it is, then compile the loop with the same
-    source. It serves runs of one shape, type and device.
+    source, for the same shape, type and device.
     """
 
     def __init__(self, source: Source) -> None:
         self._source = source
         self.one_path = of_one_path(source)
-        self._kept: dict[tuple[float, float, int], Tensor] = {}
+        self._kept: dict[tuple, Tensor] = {}
 
     def draw(
         self,
@@ -283,7 +283,7 @@ class Remembered:
         device: torch.device | str = "cpu",
     ) -> Tensor:
         """Return the draw of the source for this interval, made once."""
-        key = (interval[0], interval[1], occurrence)
+        key = (tuple(shape), interval[0], interval[1], occurrence, dtype, torch.device(device))
         if key not in self._kept:
             self._kept[key] = self._source.draw(shape, interval, occurrence, dtype, device)
         return self._kept[key]

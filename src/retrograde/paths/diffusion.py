@@ -345,6 +345,15 @@ class VPDiscrete(Unanchored):
 
 
 def from_alphas_cumprod(alphas_cumprod: object) -> VPDiscrete:
-    """Make the variance-preserving path of a list, array or tensor of `alphas_cumprod` (noisiest last)."""
+    """Make the variance-preserving path of a list, array or tensor of `alphas_cumprod` (noisiest last).
+
+    Raises:
+        BadValue: values of half precision, in which neighbouring steps have one level.
+    """
+    given = torch.as_tensor(alphas_cumprod)
+    if given.dtype in (torch.float16, torch.bfloat16):
+        kind = str(given.dtype).removeprefix("torch.")
+        mend = "take scheduler.alphas_cumprod before the pipeline is cast, or cumulate its betas in float64"
+        raise BadValue(f"alphas_cumprod in {kind}, which has too few digits", "float32 or float64", mend)
     values = torch.as_tensor(alphas_cumprod, dtype=torch.float64).flatten().tolist()
     return VPDiscrete(tuple(values))

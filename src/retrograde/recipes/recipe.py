@@ -269,11 +269,14 @@ def plan(
         times = grids.make(path, count, times)
     if denoiser is not None:
         times = tuple(dict.fromkeys(denoiser.snap(t) for t in times))
-        if stages is not None and len(times) != count:
+        if len(times) != count:
+            named = isinstance(grid, str)
             raise BadValue(
-                f"nfe={nfe} on grid {grid!r}, which after snapping has {len(times)} different times",
+                f"nfe={nfe} on grid {grid!r}" * named
+                + f"a grid of {count} times" * (not named)
+                + f", which after snapping has {len(times)} different times",
                 f"{count} times the network was trained at",
-                "grid='uniform', or fewer evaluations",
+                "grid='uniform', or fewer evaluations" if named else "grid=dict.fromkeys(map(denoiser.snap, grid))",
             )
     return chosen.compile(path, times, stages, **own)
 
