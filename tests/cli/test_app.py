@@ -31,7 +31,9 @@ print("loaded:", *{{name.split(".")[0] for name in sys.modules}}, file=sys.stder
     return ran.stdout, {"torch", "numpy", "PIL", "matplotlib", "safetensors"}.intersection(loaded)
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["models"], *([name, "--help"] for name in ("sample", "compare"))])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["models"], *([name, "--help"] for name in ("sample", "tune", "compare"))]
+)
 def test_help_loads_nothing_heavy(arguments):
     printed, heavy = heavy_after(arguments)
     assert printed

@@ -38,17 +38,31 @@ def names(text: str, registered: Sequence[str], kind: str) -> list[str]:
     return list(dict.fromkeys(chosen))
 
 
-def model(text: str, guidance: float | None = None) -> AbstractDenoiser:
-    """Return the denoiser of a name, folder or function, guided where a weight is given."""
+def model(text: str, guidance: float | None = None, negative: str | None = None, **size: int | None) -> AbstractDenoiser:
+    """Return the denoiser of a name, folder or function, guided where a weight is given.
+
+    Args:
+        negative: the text that guidance leads away from.
+        **size: height, width, frames in pixels, of what a pipeline makes; None for its own.
+
+    Raises:
+        BadValue: a negative text without a weight, or for a model that reads none.
+    """
     import sys
 
+    if negative is not None and guidance is None:
+        allowed = "a weight of guidance, which leads away from it"
+        raise BadValue("--negative-prompt without --guidance", allowed, "--guidance 7.5")
     import retrograde as rg
 
     # A function is looked for where the command was called, as `python -m` does; a console script does not.
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
-    denoiser = rg.load(text)
-    return denoiser if guidance is None else rg.guide.cfg(denoiser, guidance)
+    denoiser = rg.load(text, None, **{name: value for name, value in size.items() if value is not None})
+    if negative is not None and not denoiser.reads:
+        given = f"--negative-prompt for {denoiser.name!r}, which reads no text"
+        raise BadValue(given, "a model that reads texts", "leave out --negative-prompt")
+    return denoiser if guidance is None else rg.guide.cfg(denoiser, guidance, negative=negative)
 
 
 def condition(text: str | None, n: int) -> Any:
@@ -61,6 +75,8 @@ def check_labels(denoiser: AbstractDenoiser, text: str | None) -> None:
     """Raise BadValue for a class that the model's network does not have; it would fail in the middle of the network."""
     network = getattr(getattr(denoiser, "inner", denoiser), "network", None)
     classes = getattr(getattr(network, "embedding", None), "classes", 0)
+    if hasattr(network, "pipe"):  # a pipeline's own network says it by the class that stands for none
+        classes = denoiser.conditions.get("label", 0)
     if not classes:
         return
     values = [value for part in _conditions(text).values() for value in part]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from retrograde.cli import asked, complete, console, options
+from retrograde.cli import asked, complete, console, options, told
 
 if TYPE_CHECKING:
     from retrograde.cli.question import Question
@@ -48,8 +48,14 @@ def compare(
         typer.Option("--data", help="Real items to hold samples against: digits, digits8, or package.module:function."),
     ] = None,
     seed: options.Seed = 0,
+    prompt: options.Prompt = None,
+    prompts: options.Prompts = None,
+    negative_prompt: options.NegativePrompt = None,
     condition: options.Condition = None,
     guidance: options.Guidance = None,
+    height: options.Height = None,
+    width: options.Width = None,
+    frames: options.Frames = None,
     batch_size: options.BatchSize = 64,
     reference_nfe: Annotated[int, typer.Option("--reference-nfe", min=20, help="Evaluations of the references.")] = 200,
     convert: options.Convert = False,
@@ -63,14 +69,16 @@ def compare(
     where it was when it is asked for again.
 
     retrograde compare digits --nfe 3-8 --condition 0-9 -o comparison
+
+    retrograde compare my-pipeline/ --prompts prompts.txt --guidance 7.5 --solver ddim,dpmpp_2m,unipc_2 --batch-size 4
     """
     from retrograde import grids, recipes
     from retrograde.cli.question import Question
 
     budgets = asked.numbers(nfe, "--nfe")
     chosen = tuple(asked.names(solver, recipes.names(), "recipe"))
-    denoiser = asked.model(model, guidance)
-    asked.check_labels(denoiser, condition)
+    written = told.texts(prompt, prompts)
+    denoiser = asked.model(model, guidance, negative_prompt, height=height, width=width, frames=frames)
     question = Question(
         model=model,
         denoiser=denoiser,
@@ -81,6 +89,8 @@ def compare(
         n=n,
         seed=seed,
         condition=condition,
+        prompts=written,
+        negative=negative_prompt,
         guidance=guidance,
         batch_size=batch_size,
         reference_nfe=reference_nfe,
@@ -92,6 +102,7 @@ def compare(
         plot=plot,
         command=console.command_line(),
     )
+    _ = question.told  # refuses what the model cannot be told, before any work
     conclude(question, as_json=as_json)
 
 

@@ -41,12 +41,13 @@ def answer(question: Question) -> dict[str, Any]:
     entrants = [entry for entry in found if isinstance(entry, Candidate)]
     entrants += [Candidate(label, "", plan.nfe, plan) for label, plan in question.plans]
     entrants += _fit(question, failures)
+    pixels = None if question.denoiser.codec is None else question.decoded(truth)
     errors = _measured(
         question,
         store,
         "error",
         [c for c in entrants if not c.stochastic],
-        lambda plan: yardstick.error(question, plan, truth),
+        lambda plan: yardstick.error(question, plan, truth, pixels),
         question.n,
         failures,
     )
@@ -62,6 +63,8 @@ def answer(question: Question) -> dict[str, Any]:
             "n": question.n,
             "seed": question.seed,
             "condition": question.condition,
+            "prompts": list(question.prompts),
+            "negative_prompt": question.negative,
             "guidance": question.guidance,
             "quality_n": 0 if held is None else question.quality_n,
         },
@@ -98,7 +101,7 @@ def _fit(question: Question, failures: list[Failure]) -> list[Candidate]:
                     nfe,
                     question.seed + 1,
                     question.effort,
-                    question.condition,
+                    question.told,
                     compare=question.contest,
                 )
             except (RetrogradeError, ArithmeticError) as error:

@@ -23,12 +23,12 @@ def strips(question: Question, results: dict[str, Any], entrants: Sequence[Candi
 
     Empty for items that are no pictures.
     """
-    if not pictures.is_picture(question.denoiser.shape):
+    if not pictures.is_picture(pictures.data_shape(question.denoiser)):
         return []
     errors, plans = results["errors"], {c.key: c.plan for c in entrants}
     count = min(question.picture_items, question.n)
     nfe = results["reference"]["nfe"][0]
-    found: list[Strip] = [(f"reference, {nfe} evaluations", truth[:count])]
+    found: list[Strip] = [(f"reference, {nfe} evaluations", question.decoded(truth[:count]))]
     budgets = sorted({e["nfe"] for e in errors})
     held = [b for b in budgets if fitted_at(errors, b)] or budgets
     for budget in held[:_BUDGETS]:
@@ -37,7 +37,7 @@ def strips(question: Question, results: dict[str, Any], entrants: Sequence[Candi
                 continue
             name = f"{entry['label']} on {entry['grid']}" if entry["grid"] else f"{entry['label']}"
             label = f"{budget} evaluations: {name}, error {entry['rms']:.3g}"
-            found.append((label, question.sample(plans[entry["key"]], count)))
+            found.append((label, question.decoded(question.sample(plans[entry["key"]], count))))
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from importlib import import_module
 
 import torch
@@ -32,6 +33,7 @@ class Judge:
     Attributes:
         target: the set, [m, *shape]; against: what it is, in words.
         features: feature function of some of the distances, or None.
+        decoded: what turns latents into data, of which a figure is taken too; None where items are data.
         floor: for each figure what fresh sets of as many items of the same law get: "low", "high", "sets"; None where
             there are no fresh items.
     """
@@ -40,6 +42,7 @@ class Judge:
     against: str
     features: Callable[[Tensor], Tensor] | None
     floor: Line | None
+    decoded: Callable[[Tensor], Tensor] | None = None
 
     def figures(self, samples: Tensor) -> Line:
         """Return the figures of a set of samples, each with its counts."""
@@ -55,11 +58,18 @@ class Judge:
 
     def _measure(self, samples: Tensor) -> list[quality.Figure]:
         plain = [quality.energy_distance(samples, self.target), quality.sliced_wasserstein(samples, self.target)]
+        if self.decoded is not None:
+            seen = quality.energy_distance(self.decoded(samples), self._pixels)
+            return [*plain, dataclasses.replace(seen, name="energy_pixels")]
         if self.features is None:
             return plain
         x, y = self.features(samples), self.features(self.target)
         subsets = max(1, min(10, len(x) // 50))
         return [quality.frechet_distance(x, y), quality.kernel_distance(x, y, subsets=subsets), plain[0]]
+
+    @cached_property
+    def _pixels(self) -> Tensor:
+        return self.target if self.decoded is None else self.decoded(self.target)
 
     def spread(self, sets: Sequence[Tensor]) -> Line:
         """Return for each figure the least and the largest value of some sets."""
@@ -93,7 +103,7 @@ def judge(question: Question, store: Store) -> Judge:
             write_atomically(file, save({"samples": made.contiguous()}))
         target = load_file(file)["samples"]
         against = f"{count} samples of the reference solver from other noise"
-    made = Judge(target, against, features, None)
+    made = Judge(target, against, features, None, None if denoiser.codec is None else question.decoded)
     if not fresh:
         return made
     kind = "items" if features is None else "features"

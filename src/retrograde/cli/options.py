@@ -12,7 +12,8 @@ from retrograde.cli import complete
 Model = Annotated[
     str,
     typer.Argument(
-        help="An embedded model (see `retrograde models`), a model folder, or package.module:function.",
+        help="An embedded model (see `retrograde models`), a model folder, a pipeline that diffusers saved, or "
+        "package.module:function.",
         autocompletion=complete.models,
         metavar="MODEL",
         show_default=False,
@@ -48,6 +49,21 @@ Guide = Annotated[
         metavar="NAME:SETTINGS",
     ),
 ]
+Prompt = Annotated[
+    list[str] | None,
+    typer.Option("--prompt", help="What to make, for models that read text; several are dealt to the items in turn."),
+]
+Prompts = Annotated[
+    Path | None, typer.Option("--prompts", help="Text file with a prompt a line, after those of --prompt.", metavar="FILE")
+]
+NegativePrompt = Annotated[
+    str | None, typer.Option("--negative-prompt", help="What --guidance leads away from; no text by default.")
+]
+Height = Annotated[
+    int | None, typer.Option("--height", min=1, help="Height in pixels, of what a pipeline makes.", show_default=False)
+]
+Width = Annotated[int | None, typer.Option("--width", min=1, help="Width in pixels.", show_default=False)]
+Frames = Annotated[int | None, typer.Option("--frames", min=1, help="Frames of a video.", show_default=False)]
 BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Items computed at once; the result is the same.")]
 Convert = Annotated[
     bool, typer.Option("--convert", help="Run a plan made for another path, at equal signal-to-noise ratio.")

@@ -1,4 +1,4 @@
-"""Samples as pictures."""
+"""Samples as pictures: latents decoded, a video's frames side by side."""
 
 from __future__ import annotations
 
@@ -14,14 +14,33 @@ if TYPE_CHECKING:
     from PIL.PngImagePlugin import PngInfo
     from torch import Tensor
 
+    from retrograde.denoisers import AbstractDenoiser
+
 _GAP = 2
 _CELL = 56
 """Smaller images are enlarged by a whole factor to about this many pixels."""
+_DECODED = 4
+"""At most so many latents are decoded at once: pixels take far more memory than latents."""
+
+
+def data_shape(denoiser: AbstractDenoiser) -> tuple[int, ...]:
+    """Return the shape of one item of data: that of the decoded ones, where states are latents."""
+    return denoiser.shape if denoiser.codec is None else denoiser.codec.shape
+
+
+def decoded(denoiser: AbstractDenoiser, samples: Tensor) -> Tensor:
+    """Return the data [n, *shape] of samples; those of a latent model are decoded, a few at once."""
+    import dataclasses
+
+    codec = denoiser.codec
+    if codec is None:
+        return samples
+    return dataclasses.replace(codec, batch_size=codec.batch_size or _DECODED).decode(samples)
 
 
 def is_picture(shape: Sequence[int]) -> bool:
-    """Whether items of this shape are pictures: [1 or 3, height, width]."""
-    return len(shape) == 3 and shape[0] in (1, 3)
+    """Whether items of this shape are pictures, [1 or 3, height, width], or videos, [1 or 3, frames, height, width]."""
+    return len(shape) in (3, 4) and shape[0] in (1, 3)
 
 
 def check(shape: Sequence[int], what: str) -> None:
@@ -29,17 +48,23 @@ def check(shape: Sequence[int], what: str) -> None:
     if not is_picture(shape):
         raise BadValue(
             f"{what} for items of shape {list(shape)}",
-            "pictures, of shape [1 or 3, height, width], in [-1, 1]",
+            "pictures [1 or 3, height, width] or videos [1 or 3, frames, height, width], in [-1, 1]",
             "-o samples.npz or -o samples.safetensors",
         )
 
 
 def mosaic(samples: Tensor, columns: int | None = None) -> Image:
-    """Return items [n, 1 or 3, height, width] in [-1, 1] as one picture, row by row; values outside are clipped."""
+    """Return items [n, 1 or 3, height, width] in [-1, 1] as one picture, row by row; values outside are clipped.
+
+    Of videos [n, 1 or 3, frames, height, width] each has a row, with its frames.
+    """
     import torch
     from PIL import Image
 
     check(samples.shape[1:], "a picture")
+    if samples.ndim == 5:
+        columns = samples.shape[2] * (columns or 1)
+        samples = samples.transpose(1, 2).flatten(0, 1)
     n, channels, height, width = samples.shape
     columns = columns or min(n, math.ceil(math.sqrt(n * height / width)))
     rows = math.ceil(n / columns)

@@ -11,8 +11,9 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from retrograde.cli import asked
+from retrograde.cli import pictures
 from retrograde.cli.complete import configurations
+from retrograde.cli.told import Told
 from retrograde.denoisers import AbstractDenoiser
 from retrograde.plan import Plan
 
@@ -37,6 +38,7 @@ class Question:
         fit: budgets at which plans are fitted.
         effort: how long a fit may take; contest: whether each fit also races the published solvers.
         picture_items: columns of the picture.
+        prompts, negative: texts, for models that read them.
     """
 
     model: str
@@ -62,17 +64,29 @@ class Question:
     plot: bool = True
     picture_items: int = 10
     command: str = ""
+    prompts: tuple[str, ...] = ()
+    negative: str | None = None
 
     @cached_property
     def fingerprint(self) -> str:
         """Digest of everything that decides a stored figure, the model's weights included."""
         parts = [FORMAT, self.model, _weights(self.model), self.denoiser.path.config(), self.seed, self.condition]
         parts += [self.guidance, self.n, self.reference_nfe, self.quality_n, self.data]
+        parts += [self.prompts, self.negative, self.denoiser.shape] if self.denoiser.reads else []
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
     def conditions(self, n: int) -> Any:
         """Return the condition of n items."""
-        return asked.condition(self.condition, n)
+        return self.told(n)
+
+    @cached_property
+    def told(self) -> Told:
+        """What the model is told."""
+        return Told(self.denoiser, self.condition, self.prompts)
+
+    def decoded(self, samples: Tensor) -> Tensor:
+        """Return what samples of the denoiser are data of: latents decoded."""
+        return pictures.decoded(self.denoiser, samples)
 
     def sample(self, plan: Plan, n: int, seed: int | None = None) -> Tensor:
         """Return n samples of a plan; the same noise for every plan."""
@@ -106,5 +120,15 @@ def _weights(model: str) -> str:
     folder = Path(model)
     if model in configurations():
         folder = Path(__file__).parents[1] / "zoo" / "models" / model
-    file = folder / "model.safetensors"
-    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else ""
+    if (folder / "model_index.json").is_file():
+        files = sorted(file for file in folder.glob("*/*") if file.suffix in (".safetensors", ".bin", ".json"))
+    else:
+        files = [file for file in (folder / "model.safetensors",) if file.is_file()]
+    if not files:
+        return ""
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:  # a pipeline's may be larger than what memory is left
+            while part := stream.read(1 << 24):
+                digest.update(part)
+    return digest.hexdigest()

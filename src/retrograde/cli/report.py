@@ -21,6 +21,8 @@ def page(results: dict[str, Any], plot: str | None, strips: Sequence[tuple[str, 
     model, settings, reference = results["model"], results["settings"], results["reference"]
     count = f", {model['parameters']:,} parameters" if model["parameters"] else ""
     given = [f"{name} {settings[name]}" for name in ("condition", "guidance") if settings[name] is not None]
+    if texts := settings["prompts"]:
+        given.append(f"told {texts[0]!r}" + (f" and {len(texts) - 1} other texts" if texts[1:] else ""))
     subtitle = f"{model['typed']}: items of shape {model['shape']} on the path {model['path']['name']}{count}. "
     subtitle += f"Seed {settings['seed']}" + "".join(f", {text}" for text in given) + "."
     versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
@@ -31,6 +33,8 @@ def page(results: dict[str, Any], plot: str | None, strips: Sequence[tuple[str, 
         f"The two reference solvers differ by {reference['rms_apart']:.2g}: nothing below that is resolved. "
         "Each recipe stands with its best grid at each budget."
     )
+    if any("pixels" in entry for entry in results["errors"]):
+        explained += " Items are latents; the error of what they decode to, in [-1, 1], stands beside it."
     return Template(_TEMPLATE.read_text(encoding="utf-8")).substitute(
         title=escape(f"Which sampler for {model['name']}?"),
         subtitle=escape(subtitle),

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from retrograde.cli import asked, complete, console, options, output, pictures, steering
+from retrograde.cli import asked, complete, console, options, output, pictures, steering, told
 from retrograde.errors import BadValue
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from retrograde.denoisers import AbstractDenoiser
     from retrograde.plan import Plan, Row
     from retrograde.run import State
@@ -45,29 +48,44 @@ def sample(
     ] = None,
     n: Annotated[int, typer.Option("-n", min=1, help="How many items.")] = 16,
     seed: options.Seed = 0,
+    prompt: options.Prompt = None,
+    prompts: options.Prompts = None,
+    negative_prompt: options.NegativePrompt = None,
     condition: options.Condition = None,
     guidance: options.Guidance = None,
     guide: options.Guide = None,
     threshold: options.Threshold = None,
+    height: options.Height = None,
+    width: options.Width = None,
+    frames: options.Frames = None,
     batch_size: options.BatchSize = 64,
     convert: options.Convert = False,
     out: Annotated[
         Path | None,
-        typer.Option("-o", "--out", help="File: .png (pictures), .npz, .safetensors; samples.png or .npz by default."),
+        typer.Option(
+            "-o",
+            "--out",
+            help="File: .png (pictures), .npz, .safetensors; or a folder, for a .png of each item. samples.png or .npz by "
+            "default.",
+        ),
     ] = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Draw items from a model into a file.
+    """Draw items from a model into a file; those of a latent model are decoded.
 
     retrograde sample digits --nfe 8 --condition 0-9 -n 20 -o digits.png
+
+    retrograde sample my-pipeline/ --prompt "a red cat" --guidance 7.5 -n 4 -o cats/
     """
     made = {"--solver": solver, "--nfe": nfe, "--grid": grid}
     _alone("--plan", plan, made | {"--set": option or None, "--adaptive": adaptive})
     _alone("--adaptive", adaptive, made)
-    denoiser = asked.model(model, guidance)
-    out = out or Path("samples.png" if pictures.is_picture(denoiser.shape) else "samples.npz")
-    output.check(out, denoiser.shape)
-    asked.check_labels(denoiser, condition)
+    written = told.texts(prompt, prompts)
+    denoiser = asked.model(model, guidance, negative_prompt, height=height, width=width, frames=frames)
+    shape = pictures.data_shape(denoiser)
+    out = out or Path("samples.png" if pictures.is_picture(shape) else "samples.npz")
+    output.check(out, shape)
+    conditions = told.Told(denoiser, condition, written)
     import retrograde as rg
 
     denoiser, steered = steering.guided(denoiser, guide or [])
@@ -93,11 +111,13 @@ def sample(
         "nfe": None if deciding else table.nfe,
         "seed": seed,
         "condition": condition,
+        "prompts": written or None,
+        "negative_prompt": negative_prompt,
         "guidance": guidance,
         "guide": guide,
         "threshold": threshold,
     }
-    given = {"condition": asked.condition(condition, n), "batch_size": batch_size}
+    given = {"condition": conditions(n), "batch_size": batch_size}
     cost = _draw(denoiser, table, n, seed, out, made_by, given | deciding)
     if as_json:
         console.emit({"file": str(out), "n": n, **made_by, **cost})
@@ -131,11 +151,18 @@ def _draw(
             samples = rg.sample(denoiser, plan, n, seed, **options)
         except NonFinite as error:
             if error.samples is not None:
-                output.write(out, error.samples, error.finished, made_by)
+                _write(denoiser, out, error.samples, error.finished, made_by)
                 error.mend += f"\n  written: {len(error.finished)} of {n} items, those that were finite, to {out}"
             raise
-    output.write(out, samples, range(n), made_by)
-    return {"evaluations": watch.evaluations, "seconds": watch.seconds}
+    files = _write(denoiser, out, samples, range(n), made_by)
+    return {"evaluations": watch.evaluations, "seconds": watch.seconds, "files": [str(file) for file in files]}
+
+
+def _write(
+    denoiser: AbstractDenoiser, out: Path, samples: Tensor, items: Sequence[int], made_by: dict[str, Any]
+) -> list[Path]:
+    latents = None if denoiser.codec is None else samples
+    return output.write(out, pictures.decoded(denoiser, samples), items, made_by, latents)
 
 
 class Watch:

@@ -38,6 +38,7 @@ def _error(entry: dict[str, Any] | None, least: dict[int, float]) -> str:
     low, high = entry["rms_interval"] or (entry["rms"], entry["rms"])
     told = f"median {entry['median']:.3g}; 95% interval of the rms {low:.3g} to {high:.3g}"
     told += f"; grid {entry['grid']}" if entry["grid"] else ""
+    told += f"; decoded, the rms is {entry['pixels']['rms']:.3g}" if "pixels" in entry else ""
     kind = ' class="least"' if entry["rms"] <= least[entry["nfe"]] else ""
     return f'<td{kind} data-value="{entry["rms"]:.6g}" title="{escape(told)}">{entry["rms"]:.3g}</td>'
 
@@ -47,14 +48,15 @@ def grids(entries: Sequence[dict[str, Any]]) -> str:
     found = [e for e in entries if e["kind"] == "recipe"]
     if not found:
         return ""
-    lines = []
+    lines, decoded = [], all("pixels" in e for e in found)
     for e in sorted(found, key=lambda e: (e["nfe"], e["rms"])):
         figures = "".join(_number(e[key]) for key in ("rms", "median", "seconds"))
+        figures += _number(e["pixels"]["rms"]) if decoded else ""
         lines.append(
             f'<tr><th scope="row">{escape(e["label"])}</th><td class="text">{escape(e["grid"])}</td>'
             f"{_number(e['nfe'])}{figures}</tr>"
         )
-    heads = ["recipe", "grid", "evaluations", "rms", "median", "seconds"]
+    heads = ["recipe", "grid", "evaluations", "rms", "median", "seconds", *(["rms, decoded"] if decoded else [])]
     table = _table(f"error of all {len(lines)} recipes, grids and budgets", heads, lines, texts=2)
     return f"<details><summary>Every recipe on every grid ({len(lines)} rows)</summary>{table}</details>"
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from retrograde.cli import asked, console, options
+from retrograde.cli import asked, console, options, told
 from retrograde.cli.show import show_report
 
 if TYPE_CHECKING:
@@ -29,8 +29,14 @@ def tune(
     nfe: Annotated[int, typer.Option("--nfe", min=1, help="Network evaluations of the plan, exactly.")] = 4,
     out: Annotated[Path, typer.Option("-o", "--out", help="Plan file to write.", metavar="FILE")] = Path("plan.json"),
     effort: Annotated[Effort, typer.Option("--effort", help="How long to search.")] = Effort.seconds,
+    prompt: options.Prompt = None,
+    prompts: options.Prompts = None,
+    negative_prompt: options.NegativePrompt = None,
     condition: options.Condition = None,
     guidance: options.Guidance = None,
+    height: options.Height = None,
+    width: options.Width = None,
+    frames: options.Frames = None,
     seed: options.Seed = 0,
     report: Annotated[
         Path | None,
@@ -40,17 +46,25 @@ def tune(
 ) -> None:
     """Fit a plan to one model and one budget, and say how it does on noise the search never saw.
 
+    A model that reads text wants a few dozen different prompts, in a file, a line each.
+
     retrograde tune digits --nfe 4 -o four.json, then: retrograde sample digits --plan four.json
+
+    retrograde tune my-pipeline/ --nfe 6 --prompts prompts.txt --guidance 7.5 -o six.json
     """
-    denoiser = asked.model(model, guidance)
-    asked.check_labels(denoiser, condition)
-    plan = fitted(denoiser, nfe, seed, effort.value, condition)
+    written = told.texts(prompt, prompts)
+    denoiser = asked.model(model, guidance, negative_prompt, height=height, width=width, frames=frames)
+    conditions = told.Told(denoiser, condition, written)
+    plan = fitted(denoiser, nfe, seed, effort.value, conditions)
     plan.save(out)
     if as_json:
         console.emit({"file": str(out), "nfe": plan.nfe, "recipe": plan.recipe, "report": report_of(plan)})
     else:
         console.say(f"{out}: {plan.nfe} evaluations; {sentence(report_of(plan))}")
         show_report(report_of(plan), plan.nfe)
+        if (Path(model) / "model_index.json").is_file():
+            console.say("in the pipeline, with " + steps_of(nfe, guidance, negative_prompt) + ":")
+            console.say(DROP_IN.format(file=out))
     if report is not None:
         from retrograde.cli.comparison import answer
         from retrograde.cli.question import Question
@@ -66,6 +80,8 @@ def tune(
             folder=report,
             seed=seed + 1,
             condition=condition,
+            prompts=written,
+            negative=negative_prompt,
             guidance=guidance,
             command=console.command_line(),
         )
@@ -73,19 +89,34 @@ def tune(
         console.note(f"{report / 'report.html'}")
 
 
+DROP_IN = """\
+  from retrograde.interop.diffusers import PlanScheduler
+  pipe.scheduler = PlanScheduler.instead_of(pipe.scheduler, retrograde.Plan.load("{file}"))"""
+"""What puts a plan into a pipeline."""
+
+
+def steps_of(nfe: int, guidance: float | None, negative: str | None) -> str:
+    """Say what a pipeline is called with for what a plan was fitted to."""
+    said = [f"num_inference_steps={nfe}"]
+    said += [] if guidance is None else [f"guidance_scale={guidance:g}"]
+    said += [] if negative is None else [f"negative_prompt={negative!r}"]
+    return ", ".join(said)
+
+
 def fitted(
-    denoiser: AbstractDenoiser, nfe: int, seed: int, effort: Any, condition: str | None, *, compare: bool = True
+    denoiser: AbstractDenoiser, nfe: int, seed: int, effort: Any, conditions: told.Told, *, compare: bool = True
 ) -> Plan:
     """Return the plan that the tuner fits, with its progress on stderr.
 
     Args:
+        conditions: what the model is told, for so many items.
         effort: a name of `retrograde.tune.EFFORTS`, or an effort.
         compare: race the published solvers too.
     """
     import retrograde as rg
 
     def given(n: int, seed: int) -> Any:
-        return asked.condition(condition, n)
+        return conditions(n)
 
     with console.progress(f"fitting {nfe} evaluations", 1.0) as advance:
         done = 0.0
@@ -110,6 +141,8 @@ def sentence(report: dict[str, Any]) -> str:
         text += f", best published solver {best['error']:.4g} ({best['recipe']} on {best['grid']})"
     if twice := report.get("best_recipe_at_twice"):
         text += f", at {twice['nfe']} evaluations {twice['error']:.4g} ({twice['recipe']} on {twice['grid']})"
+    if pixels := report.get("pixels"):
+        text += f"; decoded {pixels['error']:.4g}"
     if learned := report.get("corrections"):
         text += f"; its corrections cost as much as {learned['evaluations']:.2f} evaluations"
     return text

@@ -118,6 +118,7 @@ FIGURES = {
     "kernel": "kernel distance of classifier features",
     "energy": "energy distance of the items",
     "sliced_wasserstein": "sliced Wasserstein distance of the items",
+    "energy_pixels": "energy distance of the decoded items",
 }
 """What the figures of quality are called in a sentence."""
 
@@ -126,6 +127,7 @@ HEADS = {
     "kernel": "kernel, features",
     "energy": "energy, items",
     "sliced_wasserstein": "sliced Wasserstein, items",
+    "energy_pixels": "energy, decoded",
 }
 """What they are called over a column."""
 

@@ -42,13 +42,22 @@ def reference(question: Question, store: Store) -> tuple[Tensor, Line]:
     return samples, store.put("reference", "all", facts)
 
 
-def error(question: Question, plan: Plan, truth: Tensor) -> Line:
-    """Return the error of a deterministic plan against the reference from the same noise: rms and median over items."""
+def error(question: Question, plan: Plan, truth: Tensor, pixels: Tensor | None = None) -> Line:
+    """Return the error of a deterministic plan against the reference from the same noise: rms and median over items.
+
+    Args:
+        pixels: the decoded reference of a latent model, to which the decoded samples are compared too.
+    """
     began = time.perf_counter()
     samples = question.sample(plan, question.n)
     seconds = time.perf_counter() - began
     found = quality.paired_error(samples, truth)
+    seen = {}
+    if pixels is not None:
+        both = quality.paired_error(question.decoded(samples), pixels)
+        seen = {"pixels": {"rms": both.rms.value, "median": both.median.value}}
     return {
+        **seen,
         "rms": found.rms.value,
         "rms_interval": found.rms.interval,
         "median": found.median.value,

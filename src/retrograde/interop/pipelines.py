@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import sys
+import warnings
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -95,21 +99,28 @@ def load(folder: str | Path, dtype: torch.dtype | None = None, **size: int) -> D
         **size: height, width, frames, as `denoiser` takes them.
 
     Raises:
-        MissingExtra: diffusers is not installed.
+        MissingExtra: diffusers, or what the folder's text encoders need, is not installed.
         BadValue: the folder cannot be read.
         UnknownName: a size that there is not.
     """
     for name in size:
         if name not in SIZES:
             raise UnknownName("size", name, SIZES)
+    named = _parts(Path(folder))
+    _check_installed(named)
+    from diffusers import DiffusionPipeline
+
     try:
-        from diffusers import DiffusionPipeline
-    except ImportError as error:
-        raise MissingExtra("diffusers", "diffusers") from error
-    try:
-        pipe = DiffusionPipeline.from_pretrained(
-            str(folder), local_files_only=True, torch_dtype=torch.float32 if dtype is None else dtype
-        )
+        with warnings.catch_warnings():
+            # Newer versions say `dtype`, the oldest that are served do not know it.
+            warnings.filterwarnings("ignore", ".*torch_dtype.*", FutureWarning)
+            pipe = DiffusionPipeline.from_pretrained(
+                str(folder),
+                local_files_only=True,
+                torch_dtype=torch.float32 if dtype is None else dtype,
+                # What was saved without a part is missing it only if that is not said.
+                **{name: None for name, part in named.items() if part == [None, None]},
+            )
     except (OSError, ValueError, AttributeError, ImportError) as error:
         allowed = "a folder that DiffusionPipeline.save_pretrained wrote"
         raise BadValue(f"{folder}: {error}", allowed, "save the pipeline again") from error
@@ -117,6 +128,27 @@ def load(folder: str | Path, dtype: torch.dtype | None = None, **size: int) -> D
         if isinstance(part, torch.nn.Module):
             part.requires_grad_(False)
     return denoiser(pipe, **size)
+
+
+def _parts(folder: Path) -> dict[str, Any]:
+    """Return what the index of a folder says: for each part its package and class, None twice for a part that is not."""
+    try:
+        named = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        named = {}  # what reads the folder says it better
+    return named if isinstance(named, dict) else {}
+
+
+def _check_installed(named: dict[str, Any]) -> None:
+    """Raise MissingExtra for a package that the parts of a folder come from and that is not there."""
+    sources = {part[0] for part in named.values() if isinstance(part, list) and part and isinstance(part[0], str)}
+    for package in ("diffusers", *({"transformers"} & sources)):
+        try:
+            found = sys.modules.get(package) or find_spec(package)
+        except ValueError:  # an entry of None among the modules: it was taken away
+            found = None
+        if found is None:
+            raise MissingExtra(package, "diffusers")
 
 
 def _class_of(network: Any) -> str:

@@ -25,6 +25,9 @@ from retrograde.tune.teacher import Progress, Teacher, teach
 _ITEMS = 1 << 40
 """Number of the first training item: far from those a user samples."""
 
+DECODED = 32
+"""Held-out items of a latent model that are decoded, a few at once, to measure errors in data."""
+
 MOMENTS_NFE = 6
 """Evaluations for each sample of which only mean and covariance are used."""
 
@@ -102,7 +105,8 @@ def tune(
     Returns:
         A plan whose `report` holds the held-out figures: "error" (root mean square distance to the reference end points,
         per element), "median" (over items), the best recipe at the same and at twice the budget, all raced entries, the
-        seconds and the network evaluations (over all items) of the fit.
+        seconds and the network evaluations (over all items) of the fit; of a latent model under "pixels" error and median of
+        what is decoded, for some of the items.
 
     Raises:
         BadValue: nfe < 1.
@@ -161,6 +165,8 @@ def tune(
         fitted = job.compare(fitted, error, validation, held_out, report)
     errors = held_out.errors(fitted).double()
     report |= {"error": float(errors.mean().sqrt()), "median": float(errors.sqrt().median())}
+    if denoiser.codec is not None:
+        report["pixels"] = job.decoded(fitted, held_out)
     provenance = {"tuner": "closed form, on policy", "nfe": nfe, "seed": seed, "effort": dataclasses.asdict(effort)}
     tell("done", 1.0)
     return dataclasses.replace(fitted, report=report, provenance={**fitted.provenance, **provenance})
@@ -300,6 +306,16 @@ class _Job:
             "weights": sum(c.parameters for c in corrections),
             "evaluations": made / max(multiplications(self.denoiser, prepared), 1.0),
         }
+
+    def decoded(self, fitted: Plan, held_out: Reference) -> dict[str, float]:
+        """Return the plan's error in data, where states are latents, over the first held-out items."""
+        if self.denoiser.codec is None:
+            return {}
+        few = held_out.part(DECODED)
+        codec = dataclasses.replace(self.denoiser.codec, batch_size=self.denoiser.codec.batch_size or 4)
+        ours, theirs = (codec.decode(z.reshape(-1, *self.denoiser.shape)) for z in (few.run(fitted), few.end))
+        errors = (ours - theirs).double().pow(2).flatten(1).mean(1)
+        return {"error": float(errors.mean().sqrt()), "median": float(errors.sqrt().median()), "items": len(errors)}
 
     def compare(
         self, fitted: Plan, error: float, validation: Reference, held_out: Reference, report: dict[str, Any]
