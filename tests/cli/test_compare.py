@@ -77,10 +77,10 @@ def test_a_sampler_that_fails_is_listed_and_stops_nothing(call, monkeypatch):
 
     measure = yardstick.error
 
-    def fail_ddim(question, plan, truth):
+    def fail_ddim(question, plan, *truth):
         if plan.recipe.startswith("ddim"):
             raise BadValue("ddim broke", "none", "none")
-        return measure(question, plan, truth)
+        return measure(question, plan, *truth)
 
     monkeypatch.setattr(yardstick, "error", fail_ddim)
     ran = call("compare", "toys:blobs", "--nfe", "3", *SMALL, "--quality", "none", "--json")
