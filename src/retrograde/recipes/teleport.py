@@ -8,7 +8,8 @@ one row without an evaluation carries the prior to the level where more begins t
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -42,22 +43,35 @@ class Moments:
     rest: Tensor
 
     @classmethod
-    def of(cls, samples: Tensor, rank: int = 64) -> Moments:
+    def of(cls, samples: Tensor, rank: int = 64, weights: Tensor | None = None) -> Moments:
         """Return the moments of samples [n, *shape], with at most `rank` axes and no more than half of n.
+
+        `weights` [n], not negative, say how much each sample counts (all one: left out).
 
         Raises:
             BadValue: fewer than two samples.
         """
         if len(samples) < 2:
             raise BadValue(f"{len(samples)} samples", "two or more, better hundreds", "sample some from a quick plan")
+        shape = samples.shape[1:]
+        if weights is not None:
+            samples, weights = samples[weights > 1e-6], weights[weights > 1e-6, None]
         flat = samples.flatten(1)
-        mean = flat.mean(0)
-        n, d = flat.shape
-        r = min(rank, n // 2, d)
-        _, singular, axes = torch.linalg.svd((flat - mean) / (n - 1) ** 0.5, full_matrices=False)
+        counts = torch.ones_like(flat[:, :1]) if weights is None else weights.to(flat)
+        total = float(counts.sum())
+        mean = (counts * flat).sum(0) / total
+        n, d = total**2 / float(counts.square().sum()), flat.shape[1]
+        r = min(rank, int(n) // 2, d)
+        scaled = (flat - mean) * (counts / (total - total / n)).sqrt()
+        _, singular, axes = torch.linalg.svd(scaled, full_matrices=False)
         variances = singular**2
         rest = variances[r:].sum() / max(d - r, 1)
-        return cls(mean.reshape(samples.shape[1:]), axes[:r].T.contiguous(), variances[:r], rest)
+        return cls(mean.reshape(shape), axes[:r].T.contiguous(), variances[:r], rest)
+
+    @property
+    def emergence(self) -> Tensor:
+        """Noise levels sigma [r] at which an axis comes forth: half of its variance is in the data mean, sqrt(variances)."""
+        return self.variances.sqrt()
 
     def denoiser(self, path: Path) -> GaussianMixture:
         """Return the exact denoiser of Gaussian data with these moments; its answer at the prior is a preview for free."""
@@ -101,9 +115,21 @@ def teleport(plan: Plan, moments: Moments, sigma: float) -> Plan:
     )
 
 
+class Fit(Protocol):
+    """Anything fitted to data that has an exact denoiser: `Moments`, or a `mixture.Mixture` of them."""
+
+    def denoiser(self, path: Path) -> GaussianMixture: ...
+
+
+def translated(closed: AbstractDenoiser, denoiser: AbstractDenoiser, condition: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the conditions that a closed form takes, with its own null value where the denoiser's stands."""
+    known = {name: condition[name] for name in closed.conditions if name in condition}
+    return {k: torch.where(v == denoiser.conditions[k], closed.conditions[k], v) for k, v in known.items()}
+
+
 def explained(
     denoiser: AbstractDenoiser,
-    moments: Moments,
+    moments: Fit,
     data: Tensor,
     sigma: float,
     *,
@@ -111,7 +137,7 @@ def explained(
     seed: int = 0,
     batch_size: int = 256,
 ) -> float:
-    """Return the part of a denoiser's score at level sigma that the Gaussian of these moments explains.
+    """Return the part of a denoiser's score at level sigma that the Gaussian of these moments, or a mixture, explains.
 
     1 - E|E - E_G|^2/E|E|^2 with the noise means of both on noised data [n, *shape]; one evaluation of each item.
     """
@@ -127,21 +153,22 @@ def explained(
             part = slice(low, low + batch_size)
             chosen = {name: value[part] for name, value in prepared.items()}
             own = denoiser.predict(x[part], t, chosen, {}, told).noise.double()
-            missed += float((own - gaussian.predict(x[part].double(), t).noise).square().sum())
+            said = gaussian.predict(x[part].double(), t, translated(gaussian, denoiser, chosen))
+            missed += float((own - said.noise).square().sum())
             total += float(own.square().sum())
     return 1.0 - missed / total
 
 
 def departure(
     denoiser: AbstractDenoiser,
-    moments: Moments,
+    moments: Fit,
     data: Tensor,
     share: float = 0.99,
     *,
     levels: int = 24,
     **options: Any,
 ) -> float:
-    """Return the lowest level sigma down to which the Gaussian explains at least `share` of the denoiser's score.
+    """Return the lowest level sigma down to which the Gaussian (or a mixture) explains `share` of the denoiser's score.
 
     Looks at `levels` levels even in log-SNR, from the noise end down to the first that falls short; takes what
     `explained` takes.
