@@ -1,5 +1,6 @@
 """The command: loopback unless told otherwise, an address that can be opened, errors that mend."""
 
+import json
 import socket
 import sys
 from typing import ClassVar
@@ -45,6 +46,13 @@ def test_the_command_listens_on_loopback_and_says_where(served, capsys):
     out, err = capsys.readouterr()
     assert f"http://127.0.0.1:{port}/" in out
     assert "warning" not in err
+
+
+def test_a_program_reads_the_address(served, capsys):
+    with pytest.raises(SystemExit):
+        main(["studio", "--no-browser", "--port", "0", "--json"])
+    ((_, (_, port)),) = served
+    assert json.loads(capsys.readouterr().out) == {"address": f"http://127.0.0.1:{port}/"}
 
 
 def test_a_host_that_others_reach_is_warned_of(served, capsys):

@@ -18,7 +18,7 @@ Advance = Callable[..., None]
 
 def emit(value: Any) -> None:
     """Print a result as JSON on stdout; what is not finite becomes null."""
-    sys.stdout.write(json.dumps(plain(value), indent=1, allow_nan=False) + "\n")
+    print(json.dumps(plain(value), indent=1, allow_nan=False), flush=True)
 
 
 def plain(value: Any) -> Any:
@@ -36,7 +36,7 @@ def plain(value: Any) -> Any:
 
 def say(text: str = "") -> None:
     """Print a line of a result on stdout."""
-    print(text)
+    print(text, flush=True)
 
 
 def note(text: str) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from retrograde.cli import complete
+from retrograde.cli import complete, console, options
 
 
 def studio(
@@ -26,6 +26,7 @@ def studio(
         str, typer.Option("--host", help="Address to listen at; any but loopback lets other machines in.")
     ] = "127.0.0.1",
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in the browser.")] = True,
+    as_json: options.AsJson = False,
 ) -> None:
     """Open a page that shows what a plan does: samples as they form, plans side by side, levels to drag, a fit.
 
@@ -35,4 +36,10 @@ def studio(
     """
     from retrograde.studio import serve
 
-    serve(model, host=host, port=port, browser=browser)
+    def announce(address: str) -> None:
+        if as_json:
+            console.emit({"address": address})
+        else:
+            console.say(f"studio: {address}  (Ctrl-C stops it)")
+
+    serve(model, host=host, port=port, browser=browser, announce=announce)

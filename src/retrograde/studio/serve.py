@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 import webbrowser
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -44,10 +45,17 @@ def listen(host: str, port: int | None) -> socket.socket:
     raise BadValue(given, "an address of this machine and a free port", "--port 0")
 
 
-def serve(model: str | None = None, *, host: str = "127.0.0.1", port: int | None = None, browser: bool = True) -> None:
+def serve(
+    model: str | None = None,
+    *,
+    host: str = "127.0.0.1",
+    port: int | None = None,
+    browser: bool = True,
+    announce: Callable[[str], None] = print,
+) -> None:
     """Serve the studio until it is interrupted, and open it in the browser.
 
-    Prints the address; for a host that others can reach, also a warning: whoever reaches it can use it.
+    Announces the address; for a host that others can reach, it also prints a warning: whoever reaches it can use it.
 
     Raises:
         BadValue: the port is taken, or the address is not this machine's.
@@ -62,7 +70,7 @@ def serve(model: str | None = None, *, host: str = "127.0.0.1", port: int | None
     if not is_loopback(host):
         warning = f"warning: {host} can be reached from other machines. Whoever reaches it can use the models, read the plan"
         print(f"{warning} files of {Path.cwd()} and keep this machine busy.", file=sys.stderr)
-    print(f"studio: {address}  (Ctrl-C stops it)", flush=True)
+    announce(address)
     settings = {"log_level": "warning", "ws_max_size": 2**20, "timeout_graceful_shutdown": 5}
     server = uvicorn.Server(uvicorn.Config(create(model, host=host), lifespan="on", **settings))
     if browser:
