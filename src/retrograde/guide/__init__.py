@@ -7,7 +7,9 @@ from retrograde.guide.branches import TwoBranches
 from retrograde.guide.cfg import ClassifierFree, cfg
 from retrograde.guide.cfgpp import cfgpp
 from retrograde.guide.compose import Composed, compose
+from retrograde.guide.descend import Descended, descend
 from retrograde.guide.first import FirstNetwork, first_network
+from retrograde.guide.high_frequency import high_frequency
 from retrograde.guide.interval import Within, interval
 from retrograde.guide.linear import LinearlyGuided, fit_linear, linear, policy
 from retrograde.guide.powers import Powers, anneal, product
@@ -23,6 +25,7 @@ __all__ = [
     "Autoguided",
     "ClassifierFree",
     "Composed",
+    "Descended",
     "FirstNetwork",
     "LinearlyGuided",
     "Powers",
@@ -43,8 +46,10 @@ __all__ = [
     "cfgpp",
     "classifier",
     "compose",
+    "descend",
     "first_network",
     "fit_linear",
+    "high_frequency",
     "interval",
     "linear",
     "loss",
