@@ -4,6 +4,7 @@ from retrograde.accelerate.blocks import BlockCache, SkipBlocks, block_cache, ex
 from retrograde.accelerate.deepcache import DeepCache, deepcache
 from retrograde.accelerate.encoder import EncoderCache, decode_ahead, encoder_cache, inject
 from retrograde.accelerate.profiled import magcache, magnitudes, steadiest
+from retrograde.accelerate.savings import Saving, savings
 from retrograde.accelerate.schedule import centred, every, reuse
 from retrograde.accelerate.thresholds import FirstBlock, TeaCache, first_block, teacache
 
@@ -12,6 +13,7 @@ __all__ = [
     "DeepCache",
     "EncoderCache",
     "FirstBlock",
+    "Saving",
     "SkipBlocks",
     "TeaCache",
     "block_cache",
@@ -26,6 +28,7 @@ __all__ = [
     "magcache",
     "magnitudes",
     "reuse",
+    "savings",
     "skip_blocks",
     "steadiest",
     "teacache",

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from retrograde._version import __version__
-from retrograde.cli import cite, compare, demo, lists, sample, show, studio, train, tune
+from retrograde.cli import cite, compare, demo, lists, profile, sample, show, studio, train, tune
 from retrograde.cli.console import show_error
 from retrograde.errors import RetrogradeError
 
@@ -30,6 +30,7 @@ for name, function, panel in (
     ("compare", compare.compare, _WORK),
     ("train", train.train, _WORK),
     ("studio", studio.studio, _WORK),
+    ("profile", profile.profile, _LOOK),
     ("show", show.show, _LOOK),
     ("models", lists.models, _LOOK),
     ("recipes", lists.recipes, _LOOK),

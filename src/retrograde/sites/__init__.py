@@ -5,6 +5,7 @@ from retrograde.sites.doors import ROOT, Call, Tap, opened
 from retrograde.sites.find import find
 from retrograde.sites.kept import Entry, Kept, Like, filled, outline
 from retrograde.sites.ledger import Book, counted, timed
+from retrograde.sites.operators import Operators, Profile, Step, kind_of, profile
 from retrograde.sites.places import Block, Ladder, Places, chain
 from retrograde.sites.within import REUSE, Policy, Visit, Within, network_of, places_of, within
 
@@ -19,8 +20,11 @@ __all__ = [
     "Kept",
     "Ladder",
     "Like",
+    "Operators",
     "Places",
     "Policy",
+    "Profile",
+    "Step",
     "Tap",
     "Visit",
     "Within",
@@ -29,6 +33,8 @@ __all__ = [
     "counted",
     "filled",
     "find",
+    "kind_of",
+    "profile",
     "network_of",
     "opened",
     "outline",

@@ -1,0 +1,80 @@
+"""`retrograde profile`: where the time of sampling a model goes, and what reuse would spare."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from retrograde.cli import asked, complete, console, options
+
+if TYPE_CHECKING:
+    from retrograde.sites import Profile
+
+
+def profile(
+    model: options.Model,
+    solver: Annotated[str, typer.Option("--solver", help="Recipe.", autocompletion=complete.recipes)] = "dpmpp_2m",
+    nfe: Annotated[int, typer.Option("--nfe", min=1, help="Network evaluations per item.")] = 4,
+    n: Annotated[int, typer.Option("-n", min=1, help="Items computed at once.")] = 1,
+    condition: options.Condition = None,
+    guidance: options.Guidance = None,
+    naive: Annotated[bool, typer.Option("--naive", help="Without fused attention, to see what it gives.")] = False,
+    as_json: options.AsJson = False,
+) -> None:
+    """Measure where the time of sampling goes: by operator, by step, and what reuse would spare.
+
+    retrograde profile digits --nfe 8
+    """
+    denoiser = asked.model(model, guidance)
+    asked.check_labels(denoiser, condition)
+    import retrograde as rg
+    from retrograde.errors import BadType
+
+    plan, given = rg.plan(solver, denoiser, nfe=nfe), {"condition": asked.condition(condition, n)}
+    rg.sample(denoiser, plan[:1], n, **given)  # libraries set themselves up at their first call
+    measured = rg.sites.profile(denoiser, plan, n, fused=not naive, **given)
+    try:
+        spared = rg.accelerate.savings(denoiser, plan, n, **given)
+    except BadType:  # no module, or none with places: an oracle, a function
+        spared = ()
+    if as_json:
+        console.emit(measured.summary() | {"savings": [dataclasses.asdict(one) for one in spared]})
+        return
+    console.say(f"{model}: {n} items in {len(plan)} rows, {measured.seconds:.3f} s, {measured.evaluation:.4f} s each")
+    _operators(measured)
+    _steps(measured)
+    if measured.lengths:
+        pairs = [f"{q} over {k} ({calls} calls)" for (q, k), calls in sorted(measured.lengths.items())]
+        console.say(f"attention: {', '.join(pairs)}\n")
+    if spared:
+        rows = [(one.policy, *(f"{part:.0%}" for part in (one.macs, one.seconds, one.run(2), one.run(4)))) for one in spared]
+        columns = ("policy", "MACs", "seconds", "run, every 2nd full", "run, every 4th full")
+        console.table(columns, rows, columns[1:], "left of a step that reuses, and of a run")
+        console.say("Compare errors with the same recipe in as many steps as that pays for.")
+
+
+def _operators(measured: Profile) -> None:
+    rows = [
+        (
+            name,
+            str(one.calls),
+            f"{1e3 * one.seconds:.1f}",
+            f"{one.seconds / measured.seconds:.0%}",
+            f"{one.macs:.3g}" if one.macs else "",
+            f"{one.intensity:.3g}" if one.macs else "",
+        )
+        for name, one in sorted(measured.operators.items(), key=lambda pair: -pair[1].seconds)
+    ]
+    rows.append(("between them", "", f"{1e3 * measured.between:.1f}", f"{measured.between / measured.seconds:.0%}", "", ""))
+    columns = ("operators", "calls", "ms", "part", "MACs", "operations per byte")
+    console.table(columns, rows, columns[1:])
+
+
+def _steps(measured: Profile) -> None:
+    rows = [
+        ("" if step.time is None else f"{step.time:.4g}", f"{1e3 * step.seconds:.1f}", f"{step.macs:.3g}")
+        for step in measured.steps
+    ]
+    console.table(("time", "ms", "MACs"), rows, ("time", "ms", "MACs"), "step by step")
