@@ -77,6 +77,45 @@ def test_its_moments_come_to_the_limit_with_the_mismatch_of_its_start():
     assert published[1] == pytest.approx(variance, rel=0.05)
 
 
+def voices(path: rg.paths.Path, pitches: tuple[float, ...], size: int) -> rg.oracles.GaussianMixture:
+    """Voiced frames: for each pitch, in periods per frame, harmonics of random size and phase whose power falls as k^-1.5."""
+    lags = torch.arange(size, dtype=DOUBLE)[:, None] - torch.arange(size, dtype=DOUBLE)
+    covariances = []
+    for pitch in pitches:
+        harmonics = torch.arange(1, int(0.45 * size / pitch) + 1, dtype=DOUBLE)
+        power = (harmonics**-1.5)[:, None, None] * torch.cos(2 * math.pi / size * pitch * harmonics[:, None, None] * lags)
+        sound = power.sum(0)
+        covariances.append(0.03 * sound / sound[0, 0] + 1e-5 * torch.eye(size, dtype=DOUBLE))
+    return rg.oracles.GaussianMixture(path, torch.zeros(len(pitches), size), torch.stack(covariances).float())
+
+
+def test_it_gains_four_decibels_and_langevin_steps_do_not_hurt():
+    """Frames of four pitches in white noise at 5 dB, the exact network: SI-SDR rises by 5.0 dB, without Langevin steps 4.8.
+
+    The difference is one standard error. No speech and no trained network: this is the sampler's share alone. Draws of the
+    posterior gain about 6 dB, its mean about 9.
+    """
+    path = rg.paths.OrnsteinUhlenbeck()
+    den = voices(path, (3.1, 4.3, 5.7, 7.2), 64).degraded(torch.eye(64), math.sqrt(0.03 / 10**0.5))
+    clean, noisy = (one.double() for one in den.draw(128, seed=0))
+
+    def decibels(samples: torch.Tensor) -> torch.Tensor:
+        share = (samples * clean).sum(1, keepdim=True) / clean.square().sum(1, keepdim=True)
+        target = share * clean
+        return 10 * torch.log10(target.square().sum(1) / (samples - target).square().sum(1))
+
+    ratio = clean.square().sum() / (noisy - clean).square().sum()
+    assert 10 * math.log10(ratio) == pytest.approx(5.0, abs=0.5)
+    corrected, alone = (
+        decibels(rg.sample(den, rg.recipes.sgmse.plan(path, nfe=nfe, corrections=c), seed=1, anchor=noisy, dtype=DOUBLE))
+        for nfe, c in ((60, 1), (30, 0))
+    )
+    gain = corrected - decibels(noisy)
+    error = gain.std() / math.sqrt(len(gain))
+    assert gain.mean() - 2 * error > 4.0
+    assert (corrected - alone).mean() > -2 * (corrected - alone).std() / math.sqrt(len(gain))
+
+
 def test_what_it_cannot_take_is_refused():
     path = rg.paths.OrnsteinUhlenbeck()
     with pytest.raises(BadValue, match="a multiple of 2"):
