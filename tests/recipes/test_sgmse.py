@@ -78,7 +78,7 @@ def test_its_moments_come_to_the_limit_with_the_mismatch_of_its_start():
 
 
 def voices(path: rg.paths.Path, pitches: tuple[float, ...], size: int) -> rg.oracles.GaussianMixture:
-    """Voiced frames: for each pitch, in periods per frame, harmonics of random size and phase whose power falls as k^-1.5."""
+    """Voiced frames: for each pitch, in periods per frame, harmonics of random phase whose power falls as k^-1.5."""
     lags = torch.arange(size, dtype=DOUBLE)[:, None] - torch.arange(size, dtype=DOUBLE)
     covariances = []
     for pitch in pitches:
