@@ -6,6 +6,7 @@ from retrograde.accelerate.encoder import EncoderCache, decode_ahead, encoder_ca
 from retrograde.accelerate.profiled import magcache, magnitudes, steadiest
 from retrograde.accelerate.savings import Saving, savings
 from retrograde.accelerate.schedule import centred, every, reuse
+from retrograde.accelerate.stream import arriving, changed, stream
 from retrograde.accelerate.thresholds import FirstBlock, TeaCache, first_block, teacache
 
 __all__ = [
@@ -16,8 +17,10 @@ __all__ = [
     "Saving",
     "SkipBlocks",
     "TeaCache",
+    "arriving",
     "block_cache",
     "centred",
+    "changed",
     "decode_ahead",
     "deepcache",
     "encoder_cache",
@@ -31,5 +34,6 @@ __all__ = [
     "savings",
     "skip_blocks",
     "steadiest",
+    "stream",
     "teacache",
 ]

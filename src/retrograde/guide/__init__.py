@@ -14,6 +14,7 @@ from retrograde.guide.interval import Within, interval
 from retrograde.guide.linear import LinearlyGuided, fit_linear, linear, policy
 from retrograde.guide.powers import Powers, anneal, product
 from retrograde.guide.rescale import Rescaled, rescale
+from retrograde.guide.residual import Residual, residual
 from retrograde.guide.threshold import Thresholded, threshold
 from retrograde.guide.tilt import Tilted, classifier, loss
 from retrograde.guide.time_shift import TimeShifted, shift_time
@@ -31,6 +32,7 @@ __all__ = [
     "Powers",
     "Projected",
     "Rescaled",
+    "Residual",
     "Thresholded",
     "Tilted",
     "TimeShifted",
@@ -56,6 +58,7 @@ __all__ = [
     "policy",
     "product",
     "rescale",
+    "residual",
     "shift_time",
     "threshold",
 ]
