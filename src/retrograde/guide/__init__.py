@@ -8,6 +8,7 @@ from retrograde.guide.cfg import ClassifierFree, cfg
 from retrograde.guide.cfgpp import cfgpp
 from retrograde.guide.compose import Composed, compose
 from retrograde.guide.descend import Descended, descend
+from retrograde.guide.experts import experts
 from retrograde.guide.first import FirstNetwork, first_network
 from retrograde.guide.high_frequency import high_frequency
 from retrograde.guide.interval import Within, interval
@@ -49,6 +50,7 @@ __all__ = [
     "classifier",
     "compose",
     "descend",
+    "experts",
     "first_network",
     "fit_linear",
     "high_frequency",

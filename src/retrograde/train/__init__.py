@@ -3,6 +3,7 @@
 from retrograde.train.average import PowerAverage, power_gamma
 from retrograde.train.config import TrainConfig
 from retrograde.train.controlled import Controlled, controlled
+from retrograde.train.experts import fit_experts
 from retrograde.train.fit import Trained, fit
 from retrograde.train.held_out import held_out_loss
 from retrograde.train.levels import (
@@ -17,6 +18,7 @@ from retrograde.train.levels import (
     level_law,
     standard_law,
 )
+from retrograde.train.low_rank import LowRank, low_rank
 from retrograde.train.noise_classifier import fit_noise_classifier, noise_posterior
 from retrograde.train.objective import loss, question
 from retrograde.train.run import export, run
@@ -29,6 +31,7 @@ __all__ = [
     "LevelLaw",
     "LogNormalSigma",
     "LogitNormal",
+    "LowRank",
     "Mode",
     "Selected",
     "Shifted",
@@ -39,10 +42,12 @@ __all__ = [
     "controlled",
     "export",
     "fit",
+    "fit_experts",
     "fit_noise_classifier",
     "held_out_loss",
     "level_law",
     "loss",
+    "low_rank",
     "mixed_loss",
     "noise_posterior",
     "power_gamma",

@@ -1,0 +1,72 @@
+"""Guidance by experts, each for a range of noise levels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from retrograde import systems
+from retrograde.denoisers import AbstractDenoiser
+from retrograde.errors import BadValue
+from retrograde.guide.tilt import Tilted, classifier
+from retrograde.guide.weight import Weight
+
+Expert = Callable[[Tensor], Tensor]
+
+
+def experts(
+    denoiser: AbstractDenoiser,
+    networks: Sequence[Expert],
+    aim: int | Callable[[Tensor], Tensor],
+    weight: Weight = 1.0,
+) -> Tilted:
+    """Return the denoiser guided by the gradient of the expert whose range of noise levels holds t.
+
+    Expert k of K answers where k <= K t/t_max < k + 1; it sees x_t/sqrt(a^2 + s^2), without the time, as it was taught by
+    `train.fit_experts`. One network for all levels is K = 1. The evaluations of experts are not counted.
+
+    Args:
+        networks: from low to high noise levels.
+        aim: a class, whose log-probability is raised; or a function from an expert's outputs to one number per item that is
+            raised, for instance minus a distance from the depth that is wanted.
+        weight: of the gradient; the authors use 7.5 for classes of ImageNet in 25 steps of DDIM.
+
+    Raises:
+        BadValue: no experts.
+        ShapeError: `aim` returned something other than one number for each item.
+
+    Reference: Go et al., Towards Practical Plug-and-Play Diffusion Models, 2022, arXiv 2212.05973.
+    """
+    count, path = len(networks), denoiser.path
+    if count < 1:
+        raise BadValue("no experts", "one or more", "networks=rg.train.fit_experts(network, samples, path)")
+
+    def judged(outputs: Tensor) -> Tensor:
+        return functional.log_softmax(outputs, 1)[:, aim] if isinstance(aim, int) else aim(outputs)
+
+    def place(t: float) -> int:
+        return min(int(count * t / path.t_max), count - 1)
+
+    def gain(x_t: Tensor, t: float | Tensor) -> Tensor:
+        if not isinstance(t, Tensor):
+            a, s = path.a(t), path.s(t)
+            return judged(networks[place(t)]((x_t / (a * a + s * s) ** 0.5).to(x_t.dtype)))
+        return torch.cat([gain(x_t[i : i + 1], float(one)) for i, one in enumerate(t.flatten())])
+
+    return classifier(denoiser, gain, weight)
+
+
+systems.register(
+    systems.System(
+        title="Towards Practical Plug-and-Play Diffusion Models",
+        authors=("Hyojun Go", "Yunsung Lee", "Jin-Young Kim", "Seunghyun Lee", "Myeongho Jeong", "Hyun Seung Lee"),
+        year=2022,
+        arxiv="2212.05973",
+        home="guidance",
+        call="rg.guide.experts(denoiser, rg.train.fit_experts(network, samples, denoiser.path), aim=3, weight=7.5)",
+        test="tests/guide/test_experts.py::test_experts_come_nearest_to_the_exact_classifier",
+    )
+)
