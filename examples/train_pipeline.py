@@ -23,6 +23,9 @@ DATA = Path(__file__).parents[1] / "src" / "retrograde" / "data" / "mnist10k.npz
 TRAIN = 9000
 """The items before this one are for training; the file is shuffled."""
 
+KEPT = 200
+"""Steps from one checkpoint to the next."""
+
 
 def images(file: Path) -> torch.Tensor:
     """Digits for training, [9000, 1, 16, 16] in [-1, 1]."""
@@ -73,7 +76,7 @@ def train(folder: Path, data: torch.Tensor, *, steps: int, batch: int, width: in
         schedule.step()
         ema.step(unet.parameters())
         losses.append(float(loss.detach()))
-        if (step + 1) % 200 == 0 or step + 1 == steps:
+        if (step + 1) % KEPT == 0 or step + 1 == steps:
             folder.parent.mkdir(parents=True, exist_ok=True)
             held = {name: part.state_dict() for name, part in parts.items()}
             torch.save({**held, "done": step + 1, "random": torch.get_rng_state()}, checkpoint)

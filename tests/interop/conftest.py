@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-NEED_TEXT_ENCODERS = ("text_pipelines", "opened_pipelines", "pipeline_denoisers")
+NEED_TEXT_ENCODERS = ("text_pipelines", "opened_pipelines", "pipeline_denoisers", "pipeline_places")
 collect_ignore = (
     [] if find_spec("transformers") else [f"test_{part}.py" for part in NEED_TEXT_ENCODERS]
 )  # the extra "dev" brings it

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import retrograde as rg
+from retrograde import data
 from retrograde.errors import BadType, BadValue, UnknownName
 from retrograde.tune import Effort, Reference, plans, race, teach, tuner
 
@@ -172,3 +173,29 @@ def test_corrections_are_told_the_conditions(mixture):
         if any(row.correction is not None for row in plan.rows):
             assert plan.rows[0].correction.conditions == ("label",)
         assert torch.isfinite(rg.sample(labelled, plan, n=4, condition=1)).all()
+
+
+def test_a_plan_for_a_scheduler_begins_with_an_evaluation_and_is_told_no_conditions(labelled):
+    """What a scheduler cannot run costs little where the noise end is far from the data."""
+    from retrograde.interop.answered import check_answerable
+
+    effort = dataclasses.replace(SMALL, corrected=128, lessons=1, share=1e9)
+    asked = {"effort": effort, "condition": lambda n, seed: [i % 2 for i in range(n)], "compare": False, "seed": 1}
+    free, bound = (rg.tune(labelled, 3, in_scheduler=flag, **asked) for flag in (False, True))
+    assert free.rows[0].time is None
+    check_answerable(bound)
+    with pytest.raises(ValueError, match="first row|corrections are told"):
+        check_answerable(free)
+    assert bound.nfe == len(bound.rows) == 3
+    assert bound.start == bound.rows[0].time
+    assert labelled.path.s(bound.start) > 0.9
+    best = race(Reference(labelled, range(64), 11, teach(labelled, 64, 11, levels=100).end), 3)[0]
+    assert bound.report["error"] < min(best.error, 1.3 * free.report["error"])
+
+
+@pytest.fixture(scope="module")
+def labelled():
+    """The sharp mixture on a variance-preserving path, each digit of one of two classes."""
+    images, _ = data.digits8("train")
+    labels = [i % 2 for i in range(200)]
+    return rg.oracles.GaussianMixture(rg.paths.VP(), images[:200].flatten(1), 0.01, labels=labels)

@@ -75,7 +75,7 @@ def check_labels(denoiser: AbstractDenoiser, text: str | None) -> None:
     """Raise BadValue for a class that the model's network does not have; it would fail in the middle of the network."""
     network = getattr(getattr(denoiser, "inner", denoiser), "network", None)
     classes = getattr(getattr(network, "embedding", None), "classes", 0)
-    if hasattr(network, "pipe"):  # a pipeline's own network says it by the class that stands for none
+    if of_pipeline(denoiser):  # a pipeline's own network says it by the class that stands for none
         classes = denoiser.conditions.get("label", 0)
     if not classes:
         return
@@ -83,6 +83,13 @@ def check_labels(denoiser: AbstractDenoiser, text: str | None) -> None:
     if wrong := [value for value in values if not (isinstance(value, int) and 0 <= value <= classes)]:
         allowed = f"classes 0 to {classes - 1}, or {classes} for none"
         raise BadValue(f"--condition {text}: class {wrong[0]}", allowed, f"--condition 0-{classes - 1}")
+
+
+def of_pipeline(denoiser: AbstractDenoiser) -> bool:
+    """Whether the network belongs to a pipeline of diffusers."""
+    while (inner := getattr(denoiser, "inner", None)) is not None:
+        denoiser = inner
+    return hasattr(getattr(denoiser, "network", None), "pipe")
 
 
 def _conditions(text: str | None) -> dict[str, list[int | float]]:

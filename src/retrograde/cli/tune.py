@@ -37,6 +37,15 @@ def tune(
     height: options.Height = None,
     width: options.Width = None,
     frames: options.Frames = None,
+    scheduler: Annotated[
+        bool | None,
+        typer.Option(
+            "--scheduler/--no-scheduler",
+            help="Fit what a pipeline's scheduler can run: a plan that begins with an evaluation, a little less exact. "
+            "The default for pipelines.",
+            show_default=False,
+        ),
+    ] = None,
     seed: options.Seed = 0,
     report: Annotated[
         Path | None,
@@ -55,14 +64,14 @@ def tune(
     written = told.texts(prompt, prompts)
     denoiser = asked.model(model, guidance, negative_prompt, height=height, width=width, frames=frames)
     conditions = told.Told(denoiser, condition, written)
-    plan = fitted(denoiser, nfe, seed, effort.value, conditions)
+    plan = fitted(denoiser, nfe, seed, effort.value, conditions, in_scheduler=scheduler)
     plan.save(out)
     if as_json:
         console.emit({"file": str(out), "nfe": plan.nfe, "recipe": plan.recipe, "report": report_of(plan)})
     else:
         console.say(f"{out}: {plan.nfe} evaluations; {sentence(report_of(plan))}")
         show_report(report_of(plan), plan.nfe)
-        if (Path(model) / "model_index.json").is_file():
+        if asked.of_pipeline(denoiser) and plan.rows[0].time is not None:
             console.say("in the pipeline, with " + steps_of(nfe, guidance, negative_prompt) + ":")
             console.say(DROP_IN.format(file=out))
     if report is not None:
@@ -104,7 +113,14 @@ def steps_of(nfe: int, guidance: float | None, negative: str | None) -> str:
 
 
 def fitted(
-    denoiser: AbstractDenoiser, nfe: int, seed: int, effort: Any, conditions: told.Told, *, compare: bool = True
+    denoiser: AbstractDenoiser,
+    nfe: int,
+    seed: int,
+    effort: Any,
+    conditions: told.Told,
+    *,
+    compare: bool = True,
+    in_scheduler: bool | None = None,
 ) -> Plan:
     """Return the plan that the tuner fits, with its progress on stderr.
 
@@ -112,6 +128,7 @@ def fitted(
         conditions: what the model is told, for so many items.
         effort: a name of `retrograde.tune.EFFORTS`, or an effort.
         compare: race the published solvers too.
+        in_scheduler: fit what a pipeline's scheduler can run; None for: if it is a pipeline.
     """
     import retrograde as rg
 
@@ -126,7 +143,16 @@ def fitted(
             advance(part - done, f"fitting {nfe} evaluations: {stage}")
             done = part
 
-        return rg.tune(denoiser, nfe=nfe, seed=seed, effort=effort, condition=given, compare=compare, progress=progress)
+        return rg.tune(
+            denoiser,
+            nfe=nfe,
+            seed=seed,
+            effort=effort,
+            condition=given,
+            compare=compare,
+            in_scheduler=asked.of_pipeline(denoiser) if in_scheduler is None else in_scheduler,
+            progress=progress,
+        )
 
 
 def report_of(plan: Plan) -> dict[str, Any]:

@@ -52,6 +52,8 @@ class Fitter:
         lesson: how the corrections of rows are learned; None for rows without.
         taught: items that are learned from; None for all. The others only come along, to be measured on.
         batch_size: how many items are asked at once.
+        in_scheduler: only rows that ask: the noise is taken for a state of the first level as it is, and corrections are
+            told no conditions.
     """
 
     denoiser: AbstractDenoiser
@@ -65,12 +67,16 @@ class Fitter:
     lesson: Lesson | None = None
     taught: int | None = None
     batch_size: int = 128
+    in_scheduler: bool = False
 
     def start(self, first: int) -> Student:
         """Return the student at the first level: the prior, teleported there if it is not the end."""
         x = self.teacher.states[0]
         if first == 0:
             return Student((), x, ())
+        if self.in_scheduler:
+            path, times = self.denoiser.path, self.teacher.times
+            return Student((), x * (path.s(times[first]) / path.s(times[0])), ())
         row = self.carry(first)
         move, shift = cast(LinearMap, row.states[0]), cast(Tensor, row.shift)
         return self.corrected(Student((row,), move(x) + shift.flatten(), ()), [x], self.teacher.states[first])
@@ -122,11 +128,12 @@ class Fitter:
         if self.lesson is None:
             return student
         shape, few = self.denoiser.shape, slice(0, self.taught)
-        told = {name: value[few] for name, value in self.condition.items()}
+        told = {} if self.in_scheduler else {name: value[few] for name, value in self.condition.items()}
         residual = (target - student.x)[few]
         correction = learn([z[few] for z in regressors], residual, shape, told, self.lesson)
         rows = (*student.rows[:-1], dataclasses.replace(student.rows[-1], correction=correction))
-        return Student(rows, student.x + apply(correction, regressors, shape, self.condition), student.outputs)
+        condition = {} if self.in_scheduler else self.condition
+        return Student(rows, student.x + apply(correction, regressors, shape, condition), student.outputs)
 
     def theory(self, levels: Sequence[int]) -> tuple[Row, ...]:
         """Return the rows of DPM-Solver++(3M) on these levels, the end included."""
@@ -152,7 +159,7 @@ class Fitter:
             tuple(rows),
             "data",
             "fitted@1",
-            self.teacher.times[0],
+            self.teacher.times[0] if rows[0].time is None else rows[0].time,
             (laws.POINT_MASS,),
             provenance=dict(provenance),
         )

@@ -86,6 +86,7 @@ def tune(
     effort: str | Effort = "seconds",
     condition: Any = None,
     compare: bool = True,
+    in_scheduler: bool = False,
     progress: Progress | None = None,
     device: torch.device | str = "cpu",
 ) -> Plan:
@@ -100,6 +101,8 @@ def tune(
         effort: "seconds", "minutes" or "hours", or an `Effort`.
         condition: what `sample` takes for one item or all; or a function (n, seed) to conditions for n items.
         compare: race the published solvers at this budget and at twice it, for the report (and the safeguard).
+        in_scheduler: fit what `interop.diffusers.PlanScheduler` can run: a plan that begins with an evaluation, at a level
+            at which noise alone may stand for a state, and whose corrections are told no conditions. A little less exact.
         progress: called with the stage and the part done.
 
     Returns:
@@ -140,6 +143,7 @@ def tune(
         teacher.part(slice(0, effort.fit)),
         {k: v[: effort.fit] for k, v in prepared.items()},
         samples=job.samples(prepared),
+        in_scheduler=in_scheduler,
     )
     validation = job.reference(teacher, prepared, effort.fit, effort.fit + effort.validation)
     held_out = job.reference(teacher, prepared, effort.fit + effort.validation, teacher.n)
@@ -168,6 +172,7 @@ def tune(
     if denoiser.codec is not None:
         report["pixels"] = job.decoded(fitted, held_out)
     provenance = {"tuner": "closed form, on policy", "nfe": nfe, "seed": seed, "effort": dataclasses.asdict(effort)}
+    provenance |= {"in_scheduler": True} if in_scheduler else {}
     tell("done", 1.0)
     return dataclasses.replace(fitted, report=report, provenance={**fitted.provenance, **provenance})
 
