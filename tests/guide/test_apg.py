@@ -5,9 +5,11 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
 import retrograde as rg
 from retrograde.errors import BadType, BadValue
+from retrograde.quality import precision_recall
 from retrograde.run import Resampled
 
 PATH = rg.paths.VP()
@@ -126,6 +128,44 @@ def test_strong_guidance_saturates_less():
     tame = rg.sample(rg.guide.apg(den, 12.0), plan, n=8, condition=1)
     assert wild.mean() > 0.85
     assert (tame.mean() - 0.8).abs() < 0.2 * (wild.mean() - 0.8).abs()
+
+
+def perceptron_of_digits() -> nn.Sequential:
+    """Tells small digits apart; its features are all but the last layer."""
+    images, classes = rg.data.digits8("train")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = nn.Sequential(
+            nn.Flatten(), nn.Linear(64, 128), nn.SiLU(), nn.Linear(128, 64), nn.SiLU(), nn.Linear(64, 10)
+        )
+    optimizer, generator = torch.optim.Adam(network.parameters(), lr=2e-3), torch.Generator().manual_seed(0)
+    for _ in range(600):
+        chosen = torch.randint(len(images), (128,), generator=generator)
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(network(images[chosen].float()), classes[chosen]).backward()
+        optimizer.step()
+    return network.requires_grad_(False)
+
+
+@pytest.mark.slow
+def test_on_digits_it_saturates_less_recalls_more_and_tells_the_same_class():
+    """Weight 8 on the embedded small digits, 16 steps of DDIM: the entry's directions, in a classifier's features.
+
+    `benchmarks/strong_guidance.py` measures other weights: at 15 they hold too.
+    """
+    den, n, network = rg.load("digits8-flow"), 200, perceptron_of_digits()
+    plan, label = rg.plan("ddim", den.path, nfe=16), torch.arange(n) % 10
+    real = network[:-1](rg.data.digits8("test")[0][:n].float())
+    beyond, right, recall = [], [], []
+    for guided in (rg.guide.cfg(den, 8.0), rg.guide.apg(den, 8.0, momentum=-0.5)):
+        made = rg.sample(guided, plan, n=n, seed=0, condition=label)
+        beyond.append(float((made.abs() > 1.01).double().mean()))
+        right.append(float((network(made).argmax(1) == label).double().mean()))
+        recall.append(precision_recall(network[:-1](made), real)[1].value)
+    assert beyond[1] < 0.7 * beyond[0]
+    assert recall[1] > recall[0] + 0.05
+    assert min(right) > 0.95
+    assert right[1] >= right[0] - 0.02
 
 
 def test_mistakes_are_explained(labelled, mixture):

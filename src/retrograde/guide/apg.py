@@ -9,6 +9,7 @@ from typing import Any, final
 
 import torch
 
+from retrograde import systems
 from retrograde.denoisers import AbstractDenoiser, Prediction
 from retrograde.denoisers.carried import carried
 from retrograde.errors import BadValue
@@ -95,3 +96,16 @@ def apg(
         given = f"momentum={momentum}, radius={radius}, parallel={parallel}"
         raise BadValue(given, "-1 < momentum < 1, radius > 0, a finite parallel", "momentum=-0.5, parallel=0.0")
     return Projected(denoiser, checked(weight), held, float(momentum), float(radius), float(parallel))
+
+
+systems.register(
+    systems.System(
+        title="Eliminating Oversaturation and Artifacts of High Guidance Scales in Diffusion Models",
+        authors=("Seyedmorteza Sadat", "Otmar Hilliges", "Romann M. Weber"),
+        year=2024,
+        arxiv="2410.02416",
+        home="guidance",
+        call="rg.guide.apg(denoiser, weight=7.5, momentum=-0.5)",
+        test="tests/guide/test_apg.py::test_on_digits_it_saturates_less_recalls_more_and_tells_the_same_class",
+    )
+)
