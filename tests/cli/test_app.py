@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from retrograde import grids, recipes
+from retrograde import grids, inverse, operators, recipes
 from retrograde.cli import app, complete
 from retrograde.zoo import models
 
@@ -62,8 +62,8 @@ def test_completion_knows_names_and_loads_nothing_heavy(words, expected):
 
 def test_shipped_names_are_the_registered_ones():
     mend = 'python -c "from retrograde.cli import complete; complete.write()"'
-    assert complete.listed("recipes") == list(recipes.names()), mend
-    assert complete.listed("grids") == list(grids.names()), mend
+    for kind, registry in (("recipes", recipes), ("grids", grids), ("operators", operators), ("methods", inverse)):
+        assert complete.listed(kind) == list(registry.names()), mend
     assert tuple(complete.configurations()) == models()
 
 

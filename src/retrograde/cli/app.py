@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from retrograde._version import __version__
-from retrograde.cli import cite, compare, demo, lists, profile, sample, show, studio, train, tune
+from retrograde.cli import cite, compare, demo, lists, profile, sample, show, solve, studio, train, tune
 from retrograde.cli.console import show_error
 from retrograde.errors import RetrogradeError
 
@@ -28,6 +28,7 @@ for name, function, panel in (
     ("sample", sample.sample, _WORK),
     ("tune", tune.tune, _WORK),
     ("compare", compare.compare, _WORK),
+    ("solve", solve.solve, _WORK),
     ("train", train.train, _WORK),
     ("studio", studio.studio, _WORK),
     ("profile", profile.profile, _LOOK),

@@ -17,9 +17,10 @@ def listed(kind: str) -> list[str]:
 
 def write() -> None:
     """Write names.json from the registries: `python -c "from retrograde.cli import complete; complete.write()"`."""
-    from retrograde import grids, recipes
+    from retrograde import grids, inverse, operators, recipes
 
-    content: dict[str, Any] = {"recipes": list(recipes.names()), "grids": list(grids.names())}
+    registries = {"recipes": recipes, "grids": grids, "operators": operators, "methods": inverse}
+    content: dict[str, Any] = {kind: list(registry.names()) for kind, registry in registries.items()}
     _NAMES.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
@@ -47,6 +48,16 @@ def recipes(incomplete: str) -> list[str]:
 def grids(incomplete: str) -> list[str]:
     """Complete the last of some grids, separated by commas."""
     return _last(incomplete, listed("grids"))
+
+
+def operators(incomplete: str) -> list[str]:
+    """Complete an operator's name; its settings follow a colon."""
+    return [name for name in listed("operators") if name.startswith(incomplete)]
+
+
+def methods(incomplete: str) -> list[str]:
+    """Complete a method for inverse problems."""
+    return [name for name in listed("methods") if name.startswith(incomplete)]
 
 
 def _last(incomplete: str, names: list[str]) -> list[str]:

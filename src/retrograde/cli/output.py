@@ -79,8 +79,4 @@ def write(
 
 
 def _picture(samples: Tensor, record: str) -> bytes:
-    from PIL.PngImagePlugin import PngInfo
-
-    info = PngInfo()
-    info.add_itxt("retrograde", record)
-    return pictures.png(pictures.mosaic(samples), info)
+    return pictures.png(pictures.mosaic(samples), record)

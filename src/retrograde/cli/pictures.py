@@ -11,7 +11,6 @@ from retrograde.errors import BadValue
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-    from PIL.PngImagePlugin import PngInfo
     from torch import Tensor
 
     from retrograde.denoisers import AbstractDenoiser
@@ -97,8 +96,13 @@ def labelled(strips: Sequence[tuple[str, Tensor]]) -> Image:
     return page
 
 
-def png(image: Image, info: PngInfo | None = None) -> bytes:
-    """Return a picture as the content of a PNG file."""
+def png(image: Image, record: str | None = None) -> bytes:
+    """Return a picture as the content of a PNG file, with a record under "retrograde"."""
+    from PIL.PngImagePlugin import PngInfo
+
+    info = PngInfo()
+    if record is not None:
+        info.add_itxt("retrograde", record)
     stream = io.BytesIO()
     image.save(stream, "PNG", optimize=True, pnginfo=info)
     return stream.getvalue()

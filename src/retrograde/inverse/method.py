@@ -183,6 +183,7 @@ def solve(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
     noise: Callable[[int, Sequence[int]], Source] = Noise,
+    progress: Callable[[float], None] | None = None,
     **settings: Any,
 ) -> Solution:
     """Return n samples of x given y = A(x) + noise, with the denoiser as prior.
@@ -197,6 +198,7 @@ def solve(
             on each other, which run at once.
         condition: one value for all samples (see `prepare_condition`).
         noise: `Noise`, or `noise.Bulk`, which is much quicker for thousands of small samples.
+        progress: called with the share that is done.
         **settings: of the method, `inverse.get(method).settings`.
 
     Raises:
@@ -230,7 +232,7 @@ def solve(
         task = Task(nfe, seed, items, noise(seed, items), grid, dtype, device)
         posed = chosen.write(denoiser, measurement, task, **settings)
         state = None
-        for state in steps(  # noqa: B007
+        for state in steps(
             posed.plan,
             posed.denoiser,
             len(items),
@@ -244,7 +246,8 @@ def solve(
             device=device,
             noise=noise,
         ):
-            pass
+            if progress is not None:
+                progress((begin + len(items) * (state.index + 1) / len(posed.plan)) / n)
         if state is None:
             raise BadValue("a run that ended before its first row", "at least one row", "ask for nfe >= 1")
         made.append(state.x_t if posed.answer is None else posed.answer(state.x_t))

@@ -7,7 +7,7 @@ from retrograde.operators.joined import compose, stack, then
 from retrograde.operators.mask import Mask, mask
 from retrograde.operators.matrices import Matrix, Sparse, compressed, radon, sensors
 from retrograde.operators.measurement import Measurement, measure, stack_measurements
-from retrograde.operators.noise import GaussianNoise, ImpulseNoise, NoiseModel, PoissonNoise
+from retrograde.operators.noise import GaussianNoise, ImpulseNoise, NoiseModel, PoissonNoise, noise_of
 from retrograde.operators.nonlinear import curved_blur, hdr, jpeg, phase
 from retrograde.operators.operator import Linear, Operator, Spectrum, conjugate_gradients, spectrum_of
 from retrograde.operators.registry import Entry, get, make, names
@@ -24,6 +24,7 @@ __all__ = [
     "GaussianNoise",
     "PoissonNoise",
     "ImpulseNoise",
+    "noise_of",
     "make",
     "names",
     "get",

@@ -64,7 +64,7 @@ class Measurement:
             raise BadValue(
                 f"{type(self.noise).__name__} for a method of Gaussian noise",
                 "GaussianNoise(std)",
-                "method='dps', 'daps' or 'sitcom', which ask for the likelihood only; or noise= its standard deviation",
+                "method='dps', which asks for the distance to y alone; or a Gaussian of its standard deviation",
             )
         return self.noise.std
 
@@ -75,7 +75,7 @@ class Measurement:
             raise BadValue(
                 f"{type(self.operator).__name__} for a method of linear operators",
                 "a linear operator",
-                "method='dps', 'daps', 'sitcom' or 'red_diff'",
+                "method='dps', which needs a gradient alone",
             )
         return self.operator
 

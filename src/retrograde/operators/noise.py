@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import math
 from abc import ABC, abstractmethod
 from typing import final
@@ -10,7 +11,8 @@ from typing import final
 import torch
 from torch import Tensor
 
-from retrograde.errors import BadValue
+from retrograde.errors import BadValue, UnknownName
+from retrograde.operators.registry import read
 
 
 class NoiseModel(ABC):
@@ -110,3 +112,31 @@ class ImpulseNoise(NoiseModel):
             return kept.flatten(1).sum(1)
         hit = torch.full_like(kept, math.log(self.share / (self.high - self.low)))
         return torch.logaddexp(kept, hit).flatten(1).sum(1)
+
+
+NOISES: dict[str, type[NoiseModel]] = {"gaussian": GaussianNoise, "poisson": PoissonNoise, "impulse": ImpulseNoise}
+"""Noise models by the name they are typed by."""
+
+
+def noise_of(text: str | float) -> NoiseModel:
+    """Return the noise that is written as "0.05" (Gaussian), "poisson:0.02", or "impulse:share=0.02,std=0.05".
+
+    Raises:
+        UnknownName: no such noise or setting.
+        BadValue: settings that are missing, twice there, no numbers, or refused by the noise.
+    """
+    name, _, rest = str(text).partition(":")
+    if name not in NOISES:
+        try:
+            return GaussianNoise(float(text))
+        except ValueError as error:
+            if isinstance(error, BadValue):
+                raise
+            raise UnknownName("noise", name, NOISES) from None
+    model = NOISES[name]
+    settings = {p.name: p.default for p in inspect.signature(model).parameters.values()}
+    found = read(name, rest, settings, {})
+    for key, value in found.items():
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise BadValue(f"{key}={value!r} of {name} noise", "a number", f"{name}:{key}=0.05")
+    return model(**found)

@@ -67,8 +67,21 @@ def make(name: str, shape: Sequence[int], **settings: Any) -> Operator:
     """
     name, _, text = name.partition(":")
     entry = get(name)
-    allowed = list(entry.settings)
-    found = dict(settings)
+    return entry.make(tuple(shape), **read(name, text, entry.settings, settings))
+
+
+def read(name: str, text: str, settings: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of "sigma=1.5,2": those given by name, and those of the text.
+
+    Args:
+        name: what they are of.
+        settings: those there are, with their defaults; `inspect.Parameter.empty` where one must be given.
+
+    Raises:
+        UnknownName, BadValue: as `make`.
+    """
+    allowed = list(settings)
+    found = dict(given)
     if text and allowed == ["steps"]:  # other operators, with settings of their own
         found["steps"], text = text, ""
     for place, part in enumerate(one for one in text.split(",") if one):
@@ -81,11 +94,11 @@ def make(name: str, shape: Sequence[int], **settings: Any) -> Operator:
     for key in found:
         if key not in allowed:
             raise UnknownName(f"setting of {name}", key, allowed)
-    missing = [key for key, default in entry.settings.items() if default is inspect.Parameter.empty and key not in found]
+    missing = [key for key, default in settings.items() if default is inspect.Parameter.empty and key not in found]
     if missing:
-        usage = ", ".join(f"{k}=..." if v is inspect.Parameter.empty else f"{k}={v}" for k, v in entry.settings.items())
+        usage = ", ".join(f"{k}=..." if v is inspect.Parameter.empty else f"{k}={v}" for k, v in settings.items())
         raise BadValue(f"{name} without {missing[0]}", f"the settings {usage}", f"{name}:{missing[0]}=...")
-    return entry.make(tuple(shape), **found)
+    return found
 
 
 def _value(text: str) -> Any:
