@@ -339,8 +339,8 @@ def _output(den: Any, plan: Plan, x: Tensor, t: float, kind: str, scheduler: Any
         return (den.predict(state, t).data - skip * state) / out
     if kind == TO_THE_DATA:
         return -den.predict(x, t).read("velocity")
-    if kind != "edm":
-        return den.predict(x, t).read(kind) * (-1.0 if scheduler.config.get("invert_sigmas") else 1.0)
+    if not kind.startswith("edm"):
+        return den.predict(x, t).read(kind)
     # x is c_in times the state; F = (D - c_skip x)/c_out
     d, sigma = float(scheduler.config.sigma_data), t
     state = x * math.hypot(sigma, d)

@@ -6,8 +6,9 @@ Every error a user can cause derives from `RetrogradeError` and from the built-i
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
+from types import MappingProxyType
 
 _LISTED = 60
 """How many names an error still prints in full."""
@@ -52,16 +53,38 @@ class BadType(RetrogradeError, TypeError):
     """An argument of the wrong kind, or an object that lacks a capability the call needs."""
 
 
-class UnknownName(RetrogradeError, ValueError):
-    """A name that is not registered; the nearest registered names are offered, and the `source` that lists them all."""
+class BadFile(RetrogradeError, OSError):
+    """A file that is not there, or that cannot be read or written."""
 
-    def __init__(self, kind: str, given: str, allowed: Iterable[str], source: str = "the list") -> None:
+
+class UnknownName(RetrogradeError, ValueError):
+    """A name that is not registered; the nearest registered names are offered, and the `source` that lists them all.
+
+    `elsewhere` holds what other libraries call them: such a name is met with the one it has here.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        given: str,
+        allowed: Iterable[str],
+        source: str = "the list",
+        elsewhere: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         names = sorted(allowed)
-        near = get_close_matches(given, names, n=3, cutoff=0.5)
+        near = [elsewhere[given]] if given in elsewhere else get_close_matches(given, names, n=3, cutoff=0.5)
         mend = f"did you mean {' or '.join(repr(name) for name in near)}?" if near else f"choose one {kind} of {source}"
         some = near or names[:_SHOWN]
         listed = names if len(names) <= _LISTED else [*some, f"and {len(names) - len(some)} more"]
         super().__init__(f"unknown {kind} {given!r}", ", ".join(listed) or f"no {kind} is registered", mend)
+
+
+def described(value: object) -> str:
+    """Return what somebody gave, in a few words: "the class VP", "a function", "3.5"."""
+    if isinstance(value, type):
+        return f"the class {value.__name__}, not one of it"
+    plain = value is None or isinstance(value, str | int | float | bool)
+    return f"{value!r}" if plain else f"a {type(value).__name__}"
 
 
 class MissingExtra(RetrogradeError, ImportError):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import numbers
 import struct
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from retrograde.errors import BadValue, PlanError
+from retrograde.errors import BadType, BadValue, PlanError
 
 _PRIOR = (-1.0, -1.0)
 
@@ -73,6 +74,10 @@ class Noise:
     items: Sequence[int]
 
     def __post_init__(self) -> None:
+        if not isinstance(self.seed, numbers.Integral):
+            raise BadType(f"seed={self.seed!r}", "a whole number, 0 <= seed < 2**64", "seed=0")
+        if len(self.items) and min(self.items) < 0:
+            raise BadValue(f"items that begin at {min(self.items)}", "numbers of items, from 0", "items=range(n)")
         if not 0 <= self.seed < 2**64:
             raise BadValue(f"seed={self.seed}", "0 <= seed < 2**64", f"seed={abs(self.seed) % 2**64}")
 

@@ -23,7 +23,7 @@ from retrograde.correction import Correction
 from retrograde.denoisers.prediction import KINDS, combination, conversion, readings
 from retrograde.errors import BadValue, PlanError, UnknownName
 from retrograde.linear import Coefficient, LinearMap
-from retrograde.paths import Path
+from retrograde.paths import Path, checked
 
 BASES = ("data", "noise", "velocity", "data+noise")
 
@@ -112,6 +112,7 @@ class Plan:
     report: Any = None
 
     def __post_init__(self) -> None:
+        checked(self.path)
         object.__setattr__(self, "rows", tuple(self.rows))
         if self.basis not in BASES:
             raise UnknownName("basis", self.basis, BASES)

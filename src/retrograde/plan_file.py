@@ -18,7 +18,7 @@ from torch import Tensor
 
 from retrograde import paths
 from retrograde.correction import Correction
-from retrograde.errors import BadValue
+from retrograde.errors import BadFile, BadValue
 from retrograde.linear import LinearMap
 from retrograde.plan import Coefficient, Plan, Row
 
@@ -90,8 +90,11 @@ class PlanFile(_Strict):
 def write_atomically(file: str | PathLike[str], content: bytes) -> None:
     """Write a file so that a reader sees the old content or the new, never a part."""
     target = File(file)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    except OSError as error:
+        raise BadFile(f"{file}: {error.strerror}", "a file in a folder that can be written", "another folder") from error
     try:
         with os.fdopen(handle, "wb") as stream:
             stream.write(content)
@@ -170,9 +173,14 @@ def load(file: str | PathLike[str]) -> Plan:
     """Read a plan file.
 
     Raises:
+        BadFile: no such file, or one that cannot be read.
         BadValue: not a plan file, an unknown version, an unknown or missing field; the message names the place.
     """
-    text = File(file).read_text()
+    try:
+        text = File(file).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        what = getattr(error, "strerror", None) or "no text"
+        raise BadFile(f"{file}: {what}", "a plan file", "the file that plan.save(file) wrote") from None
     try:
         parsed = PlanFile.model_validate_json(text)
     except pydantic.ValidationError as error:

@@ -22,7 +22,7 @@ from retrograde.denoisers import AbstractDenoiser, Prediction
 from retrograde.denoisers.anchor import anchor_of_run
 from retrograde.denoisers.carried import CARRIED
 from retrograde.denoisers.prediction import readings, selected
-from retrograde.errors import BadValue, PlanError, RetrogradeError
+from retrograde.errors import BadValue, PlanError, RetrogradeError, ShapeError
 from retrograde.linear import combine
 from retrograde.noise import Source, check_one_path
 from retrograde.plan import Plan, Row, anchored
@@ -165,7 +165,7 @@ def run(
             memory = Memory(tuple(states), tuple(outputs), tuple(noises), visits, carried)
             state = State(x_next, clock, row, len(ran) - 1, prediction, ledger, memory, None, plan)
             for controller in deciders:
-                states[0] = controller.correct(state)
+                states[0] = _corrected(controller, state)
                 state = _moved(state, Memory(tuple(states), tuple(outputs), tuple(noises), visits, carried), prediction)
             if particles is not None and (answer := particles.resample(state, noise)) is not None:
                 kept = state.memory
@@ -179,6 +179,18 @@ def run(
     if state is not None and state.x_t.device.type != "cpu" and not torch.compiler.is_compiling():
         _refuse_non_finite(state.x_t, state.x_t, len(ran) - 1, state.row)
     return plan if tuple(ran) == plan.rows else dataclasses.replace(plan, rows=tuple(ran))
+
+
+def _corrected(controller: Controller, state: State) -> Tensor:
+    """Return the state a controller goes on with, of the shape it had."""
+    made = controller.correct(state)
+    if made.shape != state.x_t.shape:
+        raise ShapeError(
+            f"a state of shape {list(made.shape)} from {type(controller).__name__}, in place of {list(state.x_t.shape)}",
+            "the state's own shape: what a controller knows of each item has one entry for each of this run",
+            "a controller for each batch, or no batch_size",
+        )
+    return made
 
 
 def _histories(plan: Plan, memory: Memory) -> Iterable[deque[Tensor]]:

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from retrograde.denoisers import AbstractDenoiser, on_path, prepare_condition
+from retrograde.denoisers import AbstractDenoiser, checked_denoiser, on_path, prepare_condition
 from retrograde.denoisers.anchor import ANCHOR, given_anchor, prepare_anchor
 from retrograde.denoisers.prediction import selected
-from retrograde.errors import BadType, BadValue, ShapeError
+from retrograde.errors import BadType, BadValue, ShapeError, described
 from retrograde.noise import Noise, Source
 from retrograde.plan import Plan
 from retrograde.run import Controller, ControllerPerRun, Gradient, Ledger, NonFinite, Particles, State, run
@@ -74,6 +74,7 @@ def steps(
         PlanError, NonFinite: see `run`.
     """
     plan, denoiser = _order(plan, denoiser)
+    _check_parts(controllers, particles, noise)
     n, numbers = _items(n, items, x, signal, state, anchor, denoiser.shape)
     x = _initial(plan, denoiser, Noise(seed, numbers), x, signal, anchor, condition, state, dtype, device)
     return run(
@@ -105,11 +106,54 @@ def _items(
     given = next((g for g in (x, signal, None if state is None else state.x_t, many) if g is not None), None)
     n = given.shape[0] if given is not None and given.ndim else n
     n = len(items) if given is None and items is not None and n == 1 else n
-    if n < 1:
-        raise BadValue(f"n={n}", "n >= 1", "n=1")
+    if not isinstance(n, int) or n < 1:
+        raise BadValue(f"n={n}", "a whole number, n >= 1", "n=1")
     if items is not None and len(items) != n:
         raise BadValue(f"{len(items)} items for n={n}", "one number for each", f"n={len(items)}")
     return n, range(n) if items is None else items
+
+
+def _check_parts(controllers: Any, particles: Any, noise: Any) -> None:
+    """Refuse a part of a run that is of another kind, or the class of a part where one of it is meant.
+
+    Raises:
+        BadType: with the line that makes or passes it rightly.
+    """
+    if not isinstance(controllers, Sequence):
+        raise BadType(f"controllers={described(controllers)}", "a list of controllers", "controllers=[controller]")
+    for one in controllers:
+        if isinstance(one, type) or not (hasattr(one, "begin") or (hasattr(one, "rewrite") and hasattr(one, "correct"))):
+            raise BadType(
+                f"{described(one)}, as a controller", "what has rewrite and correct", "controllers=[Controller(...)]"
+            )
+    if particles is not None and (isinstance(particles, type) or not hasattr(particles, "resample")):
+        raise BadType(f"{described(particles)}, as particles", "what has resample", "particles=Particles(...)")
+    if not callable(noise):
+        mend = "noise=Brownian, or noise=lambda seed, items: source, for a source of your own"
+        raise BadType(f"noise={described(noise)}", "what makes a source of noise of seed and items", mend)
+
+
+def _check_start(x: Any, signal: Any, dtype: Any, device: Any) -> None:
+    """Refuse a start that is no tensor of floating point, and a type or a device that is not there.
+
+    Raises:
+        BadType, BadValue: with the line that makes it right.
+    """
+    if x is not None and signal is not None:
+        raise BadValue("x and signal", "one of them: x is the state itself, signal is data to noise", "signal=data")
+    for name, given in (("x", x), ("signal", signal)):
+        if given is not None and not isinstance(given, Tensor):
+            raise BadType(f"{name}={described(given)}", "a tensor [n, *shape]", f"{name}=torch.as_tensor({name})")
+    if x is not None and not x.is_floating_point():
+        raise BadType(f"x of type {x.dtype}", "a tensor of floating point", "x=x.float()")
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise BadType(f"dtype={dtype!r}", "a type of floating point, of torch", "dtype=torch.float32")
+    try:
+        kind = torch.device(device).type
+    except RuntimeError:
+        raise BadValue(f"device={device!r}", "a device of torch", "device='cuda', or device='cpu'") from None
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise BadValue(f"device={device!r}, where torch has no CUDA device", "'cpu'", "device='cpu'")
 
 
 def _initial(
@@ -125,6 +169,7 @@ def _initial(
     device: torch.device | str,
 ) -> Tensor:
     """Return the initial state, [n, *shape]."""
+    _check_start(x, signal, dtype, device)
     given = x if x is not None else signal if signal is not None else None if state is None else state.x_t
     if given is not None and tuple(given.shape[1:]) != denoiser.shape:
         raise ShapeError(
@@ -210,6 +255,8 @@ def sample(
     plan, denoiser = _order(plan, denoiser)
     x, signal, state, anchor = (options.get(name) for name in ("x", "signal", "state", "anchor"))
     n, numbers = _items(n, items, x, signal, state, anchor, denoiser.shape)
+    if batch_size is not None and batch_size < 1:
+        raise BadValue(f"batch_size={batch_size}", "batch_size >= 1, or None for all at once", "batch_size=16")
     whole = getattr(options.get("particles"), "count", 1)
     size = n if batch_size is None else max(1, batch_size // whole) * whole
     options["condition"] = prepare_condition(denoiser, options.get("condition"), n)
@@ -261,10 +308,7 @@ def _order(plan: Any, denoiser: Any) -> tuple[Plan, AbstractDenoiser]:
     """Accept plan and denoiser in either order: they cannot be confused, people confuse them."""
     if isinstance(denoiser, Plan) and isinstance(plan, AbstractDenoiser):
         plan, denoiser = denoiser, plan
-    if not isinstance(plan, Plan) or not isinstance(denoiser, AbstractDenoiser):
-        raise BadType(
-            f"{type(denoiser).__name__} and {type(plan).__name__}",
-            "a denoiser and a plan",
-            "wrap the network: retrograde.Denoiser(network, path, predicts=..., shape=...)",
-        )
-    return plan, denoiser
+    if not isinstance(plan, Plan) and isinstance(denoiser, AbstractDenoiser):
+        mend = "plan=retrograde.plan('dpmpp_2m', denoiser, nfe=10), or retrograde.Plan.load(file)"
+        raise BadType(f"{described(plan)}, as the plan", "a plan", mend)
+    return plan, checked_denoiser(denoiser)

@@ -2,7 +2,13 @@
 
 from retrograde.denoisers.convert import OnPath, on_path
 from retrograde.denoisers.coupled import Coupled, TwoHeads
-from retrograde.denoisers.denoiser import AbstractDenoiser, Denoiser, predict_branches, prepare_condition
+from retrograde.denoisers.denoiser import (
+    AbstractDenoiser,
+    Denoiser,
+    checked_denoiser,
+    predict_branches,
+    prepare_condition,
+)
 from retrograde.denoisers.error import mmse
 from retrograde.denoisers.own_times import AtOwnTimes
 from retrograde.denoisers.prediction import KINDS, Prediction
@@ -20,6 +26,7 @@ __all__ = [
     "Transform",
     "TwoHeads",
     "TwoNetworks",
+    "checked_denoiser",
     "mmse",
     "on_path",
     "predict_branches",

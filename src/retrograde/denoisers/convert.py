@@ -9,10 +9,10 @@ from typing import Any
 from torch import Tensor
 
 from retrograde.denoisers.anchor import ANCHOR, given_anchor
-from retrograde.denoisers.denoiser import NOTHING, AbstractDenoiser
+from retrograde.denoisers.denoiser import NOTHING, AbstractDenoiser, checked_denoiser
 from retrograde.denoisers.prediction import Prediction
 from retrograde.errors import BadValue
-from retrograde.paths import Path
+from retrograde.paths import Path, checked
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -105,7 +105,7 @@ def on_path(denoiser: AbstractDenoiser, path: Path) -> AbstractDenoiser:
     Raises:
         BadValue: the noise of the two paths has different laws, and with it the mean of the data.
     """
-    if denoiser.path.degrees != path.degrees:
+    if checked_denoiser(denoiser).path.degrees != checked(path).degrees:
         raise BadValue(
             f"a denoiser of path {denoiser.path.name!r} on path {path.name!r}, whose noise has another law",
             f"a path with {denoiser.path.degrees:g} degrees of freedom of the noise",

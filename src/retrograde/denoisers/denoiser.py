@@ -16,10 +16,17 @@ from retrograde.codec import Codec
 from retrograde.denoisers.anchor import ANCHOR, anchor_of, prepare_anchor
 from retrograde.denoisers.carried import into, out_of
 from retrograde.denoisers.prediction import KINDS, Prediction, selected
-from retrograde.errors import BadType, BadValue, ShapeError, UnknownName
-from retrograde.paths import Path, VPDiscrete
+from retrograde.errors import BadType, BadValue, ShapeError, UnknownName, described
+from retrograde.paths import Path, VPDiscrete, checked
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+ELSEWHERE: Mapping[str, str] = MappingProxyType(
+    dict.fromkeys(("epsilon", "eps"), "noise")
+    | dict.fromkeys(("sample", "x0", "x_0", "x_start"), "data")
+    | {"v_prediction": "v", "flow": "velocity", "flow_prediction": "velocity", "u": "velocity"}
+)
+"""What other libraries call the parameterizations."""
 
 Reader = Callable[[Sequence[str]], Mapping[str, Tensor]]
 """From texts to conditions, each with one entry per text."""
@@ -72,6 +79,18 @@ class AbstractDenoiser(ABC):
     def __call__(self, x_t: Tensor, t: float | Tensor, **condition: Any) -> Prediction:
         """Predict for conditions given by name (`anchor` among them, on an anchored path); missing ones are null."""
         return self.predict(x_t, t, prepare_condition(self, condition, x_t.shape[0], x_t.device))
+
+
+def checked_denoiser(value: Any) -> AbstractDenoiser:
+    """Return a denoiser that somebody gave.
+
+    Raises:
+        BadType: anything else, for instance a bare network, or the class of a denoiser.
+    """
+    if not isinstance(value, AbstractDenoiser):
+        mend = "wrap the network: retrograde.Denoiser(network, path, predicts=..., shape=...)"
+        raise BadType(f"{described(value)}, as the denoiser", "a denoiser", mend)
+    return value
 
 
 def prepare_condition(
@@ -245,11 +264,17 @@ class Denoiser(AbstractDenoiser):
     shared: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
-        if not isinstance(self.path, Path):
-            raise BadType(f"path={self.path!r}", "a path", "pass for instance path=retrograde.paths.EDM()")
+        checked(self.path)
+        if isinstance(self.network, type) or not callable(self.network):
+            raise BadType(f"{described(self.network)}, as the network", "a callable network(x_t, t)", "network=Network(...)")
+        if not isinstance(self.shape, Sequence) or isinstance(self.shape, str):
+            raise BadType(f"shape={self.shape!r}", "the shape of one item, a tuple", "shape=(3, 32, 32)")
+        if not isinstance(self.conditions, Mapping):
+            mend = "conditions={'label': 10}, where 10 stands for none"
+            raise BadType(f"conditions={self.conditions!r}", "a mapping from names to null values", mend)
         kinds = (*KINDS, *self.path.targets, "edm")
         if self.predicts not in kinds:
-            raise UnknownName("prediction", self.predicts, kinds)
+            raise UnknownName("prediction", self.predicts, kinds, elsewhere=ELSEWHERE)
         object.__setattr__(self, "shape", tuple(self.shape))
         if self.discrete is None and isinstance(self.path, VPDiscrete):
             object.__setattr__(self, "discrete", len(self.path.alphas_cumprod))
@@ -301,6 +326,9 @@ class Denoiser(AbstractDenoiser):
 
     def _evaluate(self, x: Tensor, told: Tensor, condition: Mapping[str, Any]) -> Tensor:
         output = self.network(x if self.dtype is None else x.to(self.dtype), told, **condition)
+        if not isinstance(output, Tensor):
+            mend = "lambda x, t, **held: network(x, t, **held).sample (or [0], or what holds the prediction)"
+            raise BadType(f"{described(output)}, returned by {self.name!r}", "a tensor shaped as x_t", mend)
         if output.shape != x.shape:
             raise ShapeError(
                 f"an output of shape {list(output.shape)} from {self.name!r}",

@@ -20,7 +20,7 @@ from retrograde.denoisers.denoiser import NOTHING, AbstractDenoiser
 from retrograde.denoisers.poisson import PoissonData
 from retrograde.denoisers.prediction import KINDS, Prediction, combination
 from retrograde.errors import BadValue, ShapeError, UnknownName
-from retrograde.paths import Path
+from retrograde.paths import Path, checked
 
 if TYPE_CHECKING:
     from retrograde.denoisers.degraded import Degraded
@@ -70,7 +70,7 @@ class GaussianMixture(AbstractDenoiser):
     factors: tuple[Tensor, Tensor, Tensor] = dataclasses.field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if self.predicts not in (kinds := (*KINDS, *self.path.targets)):
+        if self.predicts not in (kinds := (*KINDS, *checked(self.path).targets)):
             raise UnknownName("prediction", self.predicts, kinds)
         if math.isfinite(self.path.degrees):
             raise BadValue(

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from retrograde.denoisers.denoiser import AbstractDenoiser
+from retrograde.denoisers.denoiser import AbstractDenoiser, checked_denoiser
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -30,6 +30,7 @@ class Transform(AbstractDenoiser):
     makes: ClassVar[frozenset[str]] = frozenset()
 
     def __post_init__(self) -> None:
+        checked_denoiser(self.inner)
         for field in ("path", "shape", "predicts", "conditions", "name", "reads", "codec", "shared"):
             object.__setattr__(self, field, getattr(self.inner, field))
         object.__setattr__(self, "consumes", self.inner.consumes | self.obeys)

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from retrograde.denoisers import AbstractDenoiser, Prediction, predict_branches
+from retrograde.denoisers import AbstractDenoiser, Prediction, checked_denoiser, predict_branches
 from retrograde.denoisers.anchor import ANCHOR
 from retrograde.denoisers.carried import into, out_of
 from retrograde.denoisers.denoiser import NOTHING, without_texts
@@ -108,7 +108,7 @@ def conditions_of(denoiser: AbstractDenoiser, given: Mapping[str, Any] | str | N
 
     Raises BadType where the denoiser takes no condition, UnknownName for one that it does not have.
     """
-    if not denoiser.conditions:
+    if not checked_denoiser(denoiser).conditions:
         raise BadType(
             f"guidance of {denoiser.name!r}, which takes no condition",
             "a denoiser with conditions",

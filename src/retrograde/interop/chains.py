@@ -114,6 +114,8 @@ def wuerstchen(ladder: Ladder, config: Config, mended: bool) -> Written:
 def helios(ladder: Ladder, config: Config, mended: bool) -> Written:
     """UniPC or Euler on a flow, by `scheduler_type`."""
     kind = config["scheduler_type"]
+    if not config["use_flow_sigmas"]:
+        raise BadValue("use_flow_sigmas=False of HeliosScheduler", "True: its levels are flow times", "use_flow_sigmas=True")
     if kind not in ("euler", "unipc"):
         given = f"scheduler_type={kind!r} of HeliosScheduler"
         raise BadValue(given, "'unipc' or 'euler': its step knows no other", "scheduler_type='unipc'")

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from retrograde.errors import BadValue
 from retrograde.interop import chains, other_ladders, writers
 from retrograde.interop.ladders import Ladder, discrete
 
@@ -91,6 +92,12 @@ def _stepping_in_sigma(rounds: bool) -> Callable[[Config, int, float | None, boo
     def ladder(config: Config, n: int, mu: float | None, mended: bool) -> Ladder:
         if config.get("timestep_type") == "continuous" and config["prediction_type"] == "v_prediction":
             return other_ladders.continuous(config, n)
+        for option, known in (
+            ("timestep_type", ("discrete", "continuous")),
+            ("interpolation_type", ("linear", "log_linear")),
+        ):
+            if config.get(option, known[0]) not in known:
+                raise BadValue(f"{option}={config[option]!r}", " or ".join(map(repr, known)), f"{option}={known[0]!r}")
         return discrete(config, n, beyond=0, whole=False, rounds=rounds, cuts=False)
 
     return ladder

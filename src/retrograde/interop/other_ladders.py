@@ -112,7 +112,8 @@ def flow(config: Config, n: int, mu: float | None = None, mended: bool = False) 
     t = _stretched(t, config)
     between = spread(config, t, n)
     t = (t if between is None else between).astype(np.float32)
-    return Ladder(Flow(), tuple(float(v) for v in t), None)
+    tell = (lambda v: total * (1.0 - v)) if config.get("invert_sigmas") else None  # such a network counts from the noise
+    return Ladder(Flow(), tuple(float(v) for v in t), None, tell)
 
 
 def flow_of_multistep(config: Config, n: int, mu: float | None = None, mended: bool = False) -> Ladder:
@@ -122,6 +123,9 @@ def flow_of_multistep(config: Config, n: int, mu: float | None = None, mended: b
     its table of betas, taken for a flow time; `mended` puts the least trained flow time in its place.
     """
     total = int(config["num_train_timesteps"])
+    if mu is not None and config.get("time_shift_type", "exponential") != "exponential":
+        given = f"time_shift_type={config['time_shift_type']!r} of a multistep scheduler"
+        raise BadValue(given, "'exponential', as there", "time_shift_type='exponential'")
     fixed = {**config, "flow_shift": math.exp(mu)} if mu is not None else {**config, "use_dynamic_shifting": False}
     fixed["use_dynamic_shifting"] = False
     t = shifted(1.0 - np.linspace(1, 1 / total, n + 1), fixed, "flow_shift", None)[::-1][:-1].astype(np.float32)

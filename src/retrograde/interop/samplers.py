@@ -96,6 +96,28 @@ SAMPLERS: dict[str, Sampler] = {
 }
 """Name there to what it is here; names also go with the prefix "sample_" and the suffix "_gpu"."""
 
+LABELS = {
+    "euler": "euler",
+    "euler a": "euler_ancestral",
+    "heun": "heun",
+    "lms": "sample_lms",
+    "dpm2": "dpm_2",
+    "dpm2 a": "dpm_2_ancestral",
+    "dpm fast": "dpm_fast",
+    "dpm++ 2s a": "dpmpp_2s_ancestral",
+    "dpm++ sde": "dpmpp_sde",
+    "dpm++ 2m": "dpmpp_2m",
+    "dpm++ 2m sde": "dpmpp_2m_sde",
+    "dpm++ 2m sde heun": "dpmpp_2m_sde_heun",
+    "dpm++ 3m sde": "dpmpp_3m_sde",
+    "lcm": "lcm",
+    "ddim": "ddim",
+    "unipc": "uni_pc",
+}
+"""What user interfaces call them, in small letters. What follows there ("Karras", "Exponential") names the levels."""
+
+_GRIDS = (" karras", " exponential", " automatic", " uniform", " sgm uniform")
+
 _APART = {
     "dpm_adaptive": "it chooses its levels while it runs",
     "cfg_pp": "its step needs the unconditional prediction beside the guided one",
@@ -113,8 +135,9 @@ def from_k_diffusion(
     """Return the plan of a sampler of k-diffusion or ComfyUI on explicit noise levels.
 
     Args:
-        sampler: its name: "dpmpp_2m", "sample_dpmpp_2m", "euler_ancestral", "uni_pc_bh2", ... "sample_lms" is k-diffusion's,
-            which steps to zero with its whole history; "lms" is ComfyUI's, which returns the data mean there.
+        sampler: its name: "dpmpp_2m", "sample_dpmpp_2m", "euler_ancestral", "uni_pc_bh2", ... or what user interfaces call
+            it, "DPM++ 2M Karras" (of which Karras are the `sigmas`). "sample_lms" is k-diffusion's, which steps to zero with
+            its whole history; "lms" is ComfyUI's, which returns the data mean there.
         sigmas: levels s/a, noisiest first, as the sampler is given them; a closing zero is the data. On a flow path they are
             its times, as in ComfyUI.
         path: the path, or a denoiser, that the levels belong to; left out, an EDM path from the first to the last of them.
@@ -148,6 +171,13 @@ def from_k_diffusion(
 def _name(sampler: str) -> str:
     if sampler in SAMPLERS:
         return sampler
+    label = sampler.lower()
+    for grid in _GRIDS:
+        label = label.removesuffix(grid)
+    if label in LABELS:
+        return LABELS[label]
+    if label == "dpm adaptive":
+        sampler = "dpm_adaptive"
     name = sampler.removeprefix("sample_").removesuffix("_gpu")
     for part, why in _APART.items():
         if part in name:

@@ -36,6 +36,11 @@ PREDICTIONS = {
 TO_THE_DATA = "velocity to the data"
 """A velocity with the other sign, which no denoiser reads: negate the network's output and predict "velocity"."""
 
+NEGATED_EDM = "edm, negated"
+"""The raw network of EDM with the other sign, where prediction_type is "v_prediction": negate it and predict "edm"."""
+
+_SIGNS = {TO_THE_DATA: "velocity", NEGATED_EDM: "edm"}
+
 
 def names() -> tuple[str, ...]:
     """Return the names of the scheduler classes of diffusers that `from_diffusers` takes."""
@@ -226,12 +231,14 @@ def _refuse(config: Mapping[str, Any], name: str) -> None:
 
 
 def _predicts(config: Mapping[str, Any], name: str) -> str:
-    if name == "MiniMaxH3Scheduler":
+    if name == "MiniMaxH3Scheduler" or config.get("invert_sigmas"):
         return TO_THE_DATA
-    if name.startswith(("Flow", "LTX", "Helios")):
+    if name.startswith(("Flow", "LTX")):
         return "velocity"
+    if name.startswith("Helios"):
+        config = {"prediction_type": "flow_prediction", **config}
     if name.startswith(("EDM", "Cosine")):
-        return "edm"
+        return NEGATED_EDM if config.get("prediction_type") == "v_prediction" else "edm"
     own = {
         "DDPMWuerstchenScheduler": "noise",
         "CMStochasticIterativeScheduler": "data",
@@ -264,10 +271,11 @@ def _check(plan: Plan, denoiser: AbstractDenoiser) -> None:
             "Denoiser(network, plan.path, ...)",
         )
     predicts = plan.provenance["predicts"]
-    if predicts == TO_THE_DATA:
-        given = f"a denoiser that predicts {denoiser.predicts!r}, for a network whose velocity points to the data"
-        mend = "Denoiser(lambda x, t: -network(x, t), plan.path, 'velocity', shape), without denoiser="
-        raise BadValue(given, "the velocity with the other sign, which nobody can check from here", mend)
+    if predicts in _SIGNS:
+        kind = _SIGNS[predicts]
+        given = f"a denoiser that predicts {denoiser.predicts!r}, for a network that says {kind!r} with the other sign"
+        mend = f"Denoiser(lambda x, t: -network(x, t), plan.path, {kind!r}, shape), without denoiser="
+        raise BadValue(given, "the negated output, which nobody can check from here", mend)
     if denoiser.predicts != predicts:
         raise BadValue(
             f"a denoiser that predicts {denoiser.predicts!r}; the scheduler's network predicts {predicts!r}",

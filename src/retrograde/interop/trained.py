@@ -29,6 +29,9 @@ def betas(config: Mapping[str, Any]) -> Tensor:
     """
     n, start, end = int(config["num_train_timesteps"]), float(config["beta_start"]), float(config["beta_end"])
     if config.get("trained_betas") is not None:
+        if np.shape(config["trained_betas"]) != (n,):
+            given = f"trained_betas of shape {list(np.shape(config['trained_betas']))} with num_train_timesteps={n}"
+            raise BadValue(given, "one for each trained step", "num_train_timesteps=len(trained_betas)")
         return torch.as_tensor(np.asarray(config["trained_betas"]), dtype=torch.float32)
     match config["beta_schedule"]:
         case "linear":

@@ -222,6 +222,8 @@ def unipc(ladder: Ladder, config: Config, mended: bool) -> Written:
     without = {int(i) - _before(config) for i in config["disable_corrector"]}
     corrected = [i not in without for i in range(n)]
     points = ladder.times if ladder.end is None else ladder.points
+    if basis == "noise" and ladder.path.a(points[0]) == 0.0:
+        raise BadValue("predict_x0=False from a level without signal", "levels below it", "predict_x0=True")
     rows = unipc_rows(ladder.path, points, orders, corrected, variant, basis)
     if ladder.end is None:
         rows.append(end_row(ladder.path, points[-1], basis))

@@ -64,4 +64,11 @@ def _class_indices(label: torch.Tensor | int | None, classes: int, like: torch.T
             f"one number, or shape ({n},)",
             f"pass label.reshape({n})",
         )
+    if (
+        indices.device.type == "cpu"
+        and not torch.compiler.is_compiling()
+        and not 0 <= int(indices.min()) <= int(indices.max()) <= classes
+    ):
+        given = f"labels from {int(indices.min())} to {int(indices.max())}"
+        raise BadValue(given, f"0..{classes - 1}, and {classes} for none", "condition=3, for instance")
     return indices.long()

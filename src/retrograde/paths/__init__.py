@@ -6,7 +6,7 @@ from retrograde.paths.fractional import Fractional, MarkovFractional
 from retrograde.paths.interpolant import Flow, Trigonometric
 from retrograde.paths.kinetic import kinetic_energy, kinetic_optimal
 from retrograde.paths.over import MeanReverting, Offset, ResidualNoise, mean_reverting_cosine, residual_noise_linear
-from retrograde.paths.path import Path, from_config, get, names
+from retrograde.paths.path import Path, checked, from_config, get, names
 from retrograde.paths.quantiles import resolution_shift
 from retrograde.paths.tabulated import Tabulated
 from retrograde.paths.two_sided import Interpolant
@@ -32,6 +32,7 @@ __all__ = [
     "Trigonometric",
     "VPCosine",
     "VPDiscrete",
+    "checked",
     "from_alphas_cumprod",
     "from_config",
     "get",

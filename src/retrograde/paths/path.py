@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from retrograde import systems
-from retrograde.errors import BadValue, UnknownName
+from retrograde.errors import BadType, BadValue, UnknownName, described
 
 Time = TypeVar("Time", float, Tensor)
 
@@ -180,6 +180,18 @@ class Unanchored(Path):
 
     def b_dot(self, t: Time) -> Time:
         return 0.0 * t
+
+
+def checked(path: Any, allowed: str = "a path") -> Path:
+    """Return a path that somebody gave.
+
+    Raises:
+        BadType: anything else, for instance the class of a path.
+    """
+    if not isinstance(path, Path):
+        right = path.__name__ if isinstance(path, type) and issubclass(path, Path) else "EDM"
+        raise BadType(f"{described(path)}, as the path", allowed, f"path=retrograde.paths.{right}(...)")
+    return path
 
 
 def names() -> tuple[str, ...]:

@@ -13,10 +13,10 @@ import numbers
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from retrograde import grids, laws, systems
+from retrograde import grids, laws, paths, systems
 from retrograde.denoisers import AbstractDenoiser
 from retrograde.denoisers.prediction import conversion, readings
-from retrograde.errors import BadType, BadValue, PlanError, UnknownName
+from retrograde.errors import BadType, BadValue, PlanError, UnknownName, described
 from retrograde.paths import Path
 from retrograde.plan import Plan, Row
 
@@ -210,6 +210,8 @@ def names() -> tuple[str, ...]:
 
 def get(name: str) -> Recipe:
     """Return the recipe called `name`; an unknown name lists the nearest ones."""
+    if not isinstance(name, str):
+        raise BadType(f"{described(name)}, as the name of a recipe", "a name of rg.recipes.names()", "'dpmpp_2m'")
     if name not in _RECIPES:
         raise UnknownName("recipe", name, names(), "rg.recipes.names(), or of what `retrograde recipes` prints")
     return _RECIPES[name]
@@ -242,9 +244,7 @@ def plan(
     """
     chosen = get(name)
     denoiser = path if isinstance(path, AbstractDenoiser) else None
-    path = path.path if isinstance(path, AbstractDenoiser) else path
-    if not isinstance(path, Path):
-        raise BadType(f"path={path!r}", "a path or a denoiser", "retrograde.plan('ddim', retrograde.paths.EDM(), nfe=10)")
+    path = paths.checked(path.path if isinstance(path, AbstractDenoiser) else path, "a path or a denoiser")
     own = {k: options.pop(k) for k in list(options) if k in chosen.options}
     endless = path.a(path.t_max) == 0.0
     grid = ("uniform" if endless else "karras") if grid is None else grid
@@ -252,6 +252,8 @@ def plan(
         if nfe is None:
             raise BadValue(f"plan({name!r}) without nfe", "a number of network evaluations", "nfe=10")
         if start is not None:
+            time = path.time_of_sigma(start) if start > 0.0 else 0.0
+            _check_within(path, (time,), f"start={start:g}", f"start={min(10.0, path.sigma(path.t_max)):g}")
             options["sigma_max"] = start
         if unknown := sorted(set(options) - set(grids.options_of(grid))):
             allowed = f"{sorted(chosen.options)} of the recipe, {grids.options_of(grid)} of the grid"
@@ -262,7 +264,10 @@ def plan(
             # a noise prediction says nothing of the data where the path holds no signal: start just below
             times = (path.time_of_sigma(grids.levels(path)[1]), *times[1:])
     else:
+        if callable(grid):
+            raise BadType(f"grid={described(grid)}", "the name of a grid, or path times", "grid='karras'")
         times = tuple(float(t) for t in grid)
+        _check_within(path, times, f"times {list(times)[:6]}")
         if options:
             raise BadValue(f"options {sorted(options)} beside explicit times", f"{sorted(chosen.options)}", "remove them")
         count, stages = (len(times), None) if nfe is None else chosen.points(nfe)
@@ -279,6 +284,24 @@ def plan(
                 "grid='uniform', or fewer evaluations" if named else "grid=dict.fromkeys(map(denoiser.snap, grid))",
             )
     return chosen.compile(path, times, stages, **own)
+
+
+def _check_within(path: Path, times: Sequence[float], given: str, mend: str | None = None) -> None:
+    """Refuse times at which the path is not: whole trained steps, levels in place of times, or a closing zero.
+
+    Raises:
+        BadValue: with the range, and the line that turns levels or steps into times.
+    """
+    if all(0.0 < t <= path.t_max * (1.0 + 1e-6) for t in times):
+        return
+    most = path.sigma(path.t_max)
+    levels = "any noise level" if math.isinf(most) else f"noise levels up to {most:.5g}"
+    if mend is None and times[-1] == 0.0:
+        mend = "leave the closing 0 out: the end is a row of its own"
+    levels_or_steps = "retrograde.grids.from_sigmas(path, levels), or [(step + 1)/N for step in steps] of N trained steps"
+    raise BadValue(
+        f"{given} on path {path.name!r}", f"path times 0 < t <= {path.t_max:g}: {levels}", mend or f"grid={levels_or_steps}"
+    )
 
 
 def times_below_the_end(

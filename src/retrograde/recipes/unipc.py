@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from retrograde.errors import BadValue
 from retrograde.paths import Path
 from retrograde.plan import Row
 from retrograde.recipes.recipe import Level, level, recipe
@@ -64,7 +65,12 @@ def unipc_rows(
 
     The corrector of a step waits for the evaluation at its end, so that of the last step is left out. A last step of no
     length is its corrector alone.
+
+    Raises:
+        BadValue: a variant that is neither "bh1" nor "bh2".
     """
+    if variant not in ("bh1", "bh2"):
+        raise BadValue(f"variant={variant!r}", "'bh1' or 'bh2'", "variant='bh2'")
     levels = [level(path, t) for t in times]
     rows = []
     for i, (here, there) in enumerate(zip(levels, levels[1:], strict=False)):

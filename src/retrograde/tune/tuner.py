@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from retrograde import recipes
-from retrograde.denoisers import AbstractDenoiser, prepare_condition
+from retrograde.denoisers import AbstractDenoiser, checked_denoiser, prepare_condition
 from retrograde.errors import BadType, BadValue, UnknownName
 from retrograde.plan import Plan
 from retrograde.sampling import sample
@@ -118,10 +118,7 @@ def tune(
     Reference: closed-form fits of samplers begin with OLSS (Duan et al., 2023, arXiv 2305.14677; see `baselines`), levels
     chosen on local errors with GITS (Chen et al., 2024, arXiv 2405.11326).
     """
-    if not isinstance(denoiser, AbstractDenoiser):
-        raise BadType(
-            f"{type(denoiser).__name__}", "a denoiser", "retrograde.Denoiser(network, path, predicts=..., shape=...)"
-        )
+    checked_denoiser(denoiser)
     if denoiser.path.anchored:
         raise BadType(
             f"a denoiser of the anchored path {denoiser.path.name!r}",
