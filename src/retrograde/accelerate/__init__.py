@@ -4,6 +4,7 @@ from retrograde.accelerate.blocks import BlockCache, SkipBlocks, block_cache, ex
 from retrograde.accelerate.deepcache import DeepCache, deepcache
 from retrograde.accelerate.encoder import EncoderCache, decode_ahead, encoder_cache, inject
 from retrograde.accelerate.profiled import magcache, magnitudes, steadiest
+from retrograde.accelerate.resolution import SteadyEntropy, entropy_scale, steady_entropy
 from retrograde.accelerate.savings import Saving, savings
 from retrograde.accelerate.schedule import centred, every, reuse
 from retrograde.accelerate.stream import arriving, changed, stream
@@ -16,6 +17,7 @@ __all__ = [
     "FirstBlock",
     "Saving",
     "SkipBlocks",
+    "SteadyEntropy",
     "TeaCache",
     "arriving",
     "block_cache",
@@ -24,6 +26,7 @@ __all__ = [
     "decode_ahead",
     "deepcache",
     "encoder_cache",
+    "entropy_scale",
     "every",
     "extrapolated",
     "first_block",
@@ -34,6 +37,7 @@ __all__ = [
     "savings",
     "skip_blocks",
     "steadiest",
+    "steady_entropy",
     "stream",
     "teacache",
 ]
