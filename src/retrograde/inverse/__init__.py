@@ -4,6 +4,7 @@ from retrograde.inverse.guided import Likelihood, Residual, dps, mmps, pigdm, sd
 from retrograde.inverse.method import Method, Posed, Solution, Task, get, method, names, solve
 from retrograde.inverse.proximal import Proximal, diffpir
 from retrograde.inverse.spectral import ddnm, ddnm_plan, ddrm, ddrm_plan
+from retrograde.inverse.twisted import tds
 
 __all__ = [
     "solve",
@@ -27,4 +28,5 @@ __all__ = [
     "ddrm_plan",
     "ddnm",
     "ddnm_plan",
+    "tds",
 ]

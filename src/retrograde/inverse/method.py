@@ -21,6 +21,7 @@ from retrograde.operators import Measurement
 from retrograde.plan import Plan
 from retrograde.run import Controller, ControllerPerRun, Ledger, Particles
 from retrograde.sampling import steps
+from retrograde.state import State
 
 
 @final
@@ -34,7 +35,7 @@ class Posed:
         controllers, particles: where the method needs them.
         start: the initial state [n, *shape]; drawn from the path's noise end when left out.
         answer: from the finished run's samples to those of the method, where these are not the last state.
-        log_evidence: what is known of log p(y) when the run is over, in nats.
+        log_evidence: from the finished run's state to what is known of log p(y), in nats.
     """
 
     denoiser: AbstractDenoiser
@@ -43,7 +44,7 @@ class Posed:
     particles: Particles | None = None
     start: Tensor | None = None
     answer: Callable[[Tensor], Tensor] | None = None
-    log_evidence: Callable[[], float] | None = None
+    log_evidence: Callable[[State], float] | None = None
 
 
 @final
@@ -251,5 +252,5 @@ def solve(
         if state is None:
             raise BadValue("a run that ended before its first row", "at least one row", "ask for nfe >= 1")
         made.append(state.x_t if posed.answer is None else posed.answer(state.x_t))
-    evidence = None if posed.log_evidence is None else posed.log_evidence()
+    evidence = None if posed.log_evidence is None else posed.log_evidence(state)
     return Solution(torch.cat(made), state.ledger, posed.plan, method, evidence)
