@@ -28,14 +28,14 @@ def benchmark() -> ModuleType:
     torch.set_num_threads(threads)
 
 
-@pytest.mark.parametrize(("predicts", "allocations"), [("data", 1.0), ("noise", 2.0)])
-def test_a_step_costs_half_of_a_scheduler_step_and_one_state(predicts, allocations, benchmark):
+@pytest.mark.parametrize("predicts", ["data", "noise"])
+def test_a_step_costs_half_of_a_scheduler_step_and_one_state(predicts, benchmark):
     figures = benchmark.compare(predicts, repeats=40)
     # the best of forty turns: a busy machine can slow one side of a turn, not every turn of one side
     assert figures.ours_best < 0.5 * figures.diffusers_best, figures
-    # one for the new state, and one for the data mean that the next step looks back at, where the network predicts else
-    assert figures.ours_allocations == allocations
-    assert figures.diffusers_allocations > allocations
+    # the data mean that the next step looks back at is none, also where the network predicts the noise
+    assert figures.ours_allocations == 1.0
+    assert figures.diffusers_allocations > 6.0
 
 
 def test_the_stored_figures_are_of_every_recipe_with_a_peer(benchmark):
@@ -43,8 +43,10 @@ def test_the_stored_figures_are_of_every_recipe_with_a_peer(benchmark):
     rows = {row["recipe"]: row for row in stored["rows"]}
     assert set(rows) == set(benchmark.PEERS), f"refresh the file: {benchmark.COMMAND}"
     assert not {name: row["ratio"] for name, row in rows.items() if row["ratio"] > 0.5}
-    for row in rows.values():
-        assert row["ours_allocations"] <= 3.0 < row["diffusers_allocations"]
+    for name, row in rows.items():
+        # a predictor and a corrector are two rows of one evaluation
+        most = 2.0 if name in ("sa_solver", "unipc_2", "unipc_3") else 1.0
+        assert row["ours_allocations"] <= most < row["diffusers_allocations"]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import torch
 
 import retrograde as rg
+from retrograde.denoisers.prediction import Reading
 from retrograde.state import Memory, Resampled
 
 
@@ -14,6 +15,13 @@ def test_a_memory_of_some_items_is_theirs_alone():
         assert torch.equal(some.states[1], -x[[2, 0, 0]])
         assert torch.equal(some.carried["kept"], torch.tensor([2, 0, 0]))
         assert (len(some.outputs), len(some.noises), some.visits) == (1, 1, memory.visits)
+
+
+def test_a_reading_goes_with_its_state_and_its_answer():
+    x, answer = torch.randn(4, 3), torch.randn(4, 3)
+    some = Memory((x,), (Reading(0.5, x, -2.0, answer),)).of([2, 0])
+    assert torch.allclose(some.outputs[0], 0.5 * x[[2, 0]] - 2.0 * answer[[2, 0]])
+    assert some.kept[0].x_t is some.states[0]  # one tensor before, and one after
 
 
 def test_what_particles_remember_is_in_the_state_and_goes_on():

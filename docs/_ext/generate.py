@@ -190,8 +190,8 @@ def overhead_page() -> str:
         counts = (f"{row['ours_allocations']:.2f}", f"{row['diffusers_allocations']:.2f}")
         rows.append((f"`{row['recipe']}`", f"{ours:.0f}", f"{theirs:.0f}", f"{ours / theirs:.2f}", *counts, row["peer"]))
     text += table(head, rows) + (
-        "\nA recipe whose later rows look back at the data mean reads it off the noise prediction, which costs one more "
-        "state; where no row looks back, the reading is folded into the row's coefficients. Noise is free in these "
+        "\nEvery row allocates the state it makes and nothing else: the data mean of a noise prediction is weighed as the "
+        "state and the prediction it is read off. A predictor and a corrector are two rows. Noise is free in these "
         f"figures. Drawn by key, so that an item is the same in any batch, it costs {noise['keyed']:.0f} microseconds for "
         f"this state, by torch's global generator {noise['global']:.0f}.\n\nMade by `{kept['command']}`.\n"
     )

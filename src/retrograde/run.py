@@ -21,9 +21,9 @@ from torch.utils.checkpoint import checkpoint
 from retrograde.denoisers import AbstractDenoiser, Prediction
 from retrograde.denoisers.anchor import anchor_of_run
 from retrograde.denoisers.carried import CARRIED
-from retrograde.denoisers.prediction import readings, selected
+from retrograde.denoisers.prediction import Reading, readings, selected
 from retrograde.errors import BadValue, PlanError, RetrogradeError, ShapeError
-from retrograde.linear import combine
+from retrograde.linear import Coefficient, combine
 from retrograde.noise import Source, check_one_path
 from retrograde.plan import Plan, Row, anchored
 from retrograde.state import Back, Controller, ControllerPerRun, Ledger, Memory, Particles, Resampled, State
@@ -112,8 +112,6 @@ def run(
     ran: list[Row] = []
     state: State | None = None
     clock, kinds = plan.start, readings(plan.basis)
-    looks = any((row.outputs and row.time is None) or row.correction is not None for row in plan.rows)
-    keeps = bool(deciders) or plan.depth[1] > 1 or looks
     while remaining:
         with contextlib.nullcontext() if gradient != "none" else torch.no_grad():
             for controller in deciders:
@@ -133,13 +131,11 @@ def run(
                 row = _rewritten(row, denoiser, [len(states), len(outputs), len(noises)], len(kinds), len(ran))
                 if plan.path.anchored and row.anchor is None:
                     row = _completed(plan, row, ran)
-            folded: tuple[tuple[float, Tensor], ...] = ()
             if row.time is not None:
                 prediction = _ask(denoiser, states[0], row, condition, gradient, ledger, carried)
                 carried = {**carried, **prediction.carried} if prediction.carried else carried
-                folded = _folded(row, kinds, prediction, states[0])
-                for kind in reversed(kinds if keeps or not folded else ()):
-                    outputs.appendleft(prediction.read(kind))
+                for kind in reversed(kinds):
+                    outputs.appendleft(prediction.reading(kind))
             if row.noises and noise is not None:
                 interval = (-1.0 if clock is None else clock, -1.0 if row.next_time is None else row.next_time)
                 shape, like = states[0].shape[1:], states[0]
@@ -148,7 +144,7 @@ def run(
                 visits = {**visits, interval: visit + 1}
             x_next = combine(
                 (
-                    *(folded or (*zip(row.states, states, strict=False), *zip(row.outputs, outputs, strict=False))),
+                    *_terms(row, states, outputs),
                     *zip(row.noises, noises, strict=False),
                     *(() if anchor is None or row.anchor is None else ((row.anchor, anchor),)),
                 )
@@ -156,7 +152,8 @@ def run(
             if row.shift is not None:
                 x_next.add_(row.shift.to(x_next))
             if row.correction is not None:
-                x_next = x_next + row.correction(states[0], outputs, condition)
+                seen = [one.made if isinstance(one, Reading) else one for one in outputs]
+                x_next = x_next + row.correction(states[0], seen, condition)
             _guard(x_next, states[0], len(ran), row)
             states.appendleft(x_next)
             ran.append(row)
@@ -193,21 +190,39 @@ def _corrected(controller: Controller, state: State) -> Tensor:
     return made
 
 
-def _histories(plan: Plan, memory: Memory) -> Iterable[deque[Tensor]]:
+def _histories(plan: Plan, memory: Memory) -> tuple[deque[Tensor], deque[Tensor | Reading], deque[Tensor]]:
     """Return what the rows of a plan look back at, newest first."""
     # cut to their length first: built from a longer iterable a deque keeps its end, the oldest
-    kept = zip((memory.states, memory.outputs, memory.noises), plan.depth, strict=True)
-    return [deque(history[:depth], depth) for history, depth in kept]
+    s, o, e = plan.depth
+    return deque(memory.states[:s], s), deque(memory.kept[:o], o), deque(memory.noises[:e], e)
 
 
-def _folded(row: Row, kinds: Sequence[str], prediction: Prediction, x: Tensor) -> tuple[tuple[float, Tensor], ...]:
-    """Return the terms of x and of the network's own output in a row of just one reading, which is not made then; or ()."""
-    match row.states, row.outputs:
-        case (float(state),), (float(output),) if len(kinds) == 1 and prediction.x_t is x:
-            factors = prediction.factors(kinds[0])
-            if factors is not None:
-                return (state + output * factors[0], x), (output * factors[1], prediction.value)
-    return ()
+def _terms(row: Row, states: Sequence[Tensor], outputs: deque[Tensor | Reading]) -> Iterable[tuple[Coefficient, Tensor]]:
+    """Return the terms of a row's states and readings, each tensor once: a reading is weighed as what it is read off."""
+    weights: dict[int, float] = {}
+    tensors: dict[int, Tensor] = {}
+    others: list[tuple[Coefficient, Tensor]] = []
+
+    def weigh(coefficient: Coefficient, tensor: Tensor) -> None:
+        if isinstance(coefficient, float):
+            key = id(tensor)
+            weights[key] = weights.get(key, 0.0) + coefficient
+            tensors[key] = tensor
+        else:
+            others.append((coefficient, tensor))
+
+    for coefficient, state in zip(row.states, states, strict=False):
+        weigh(coefficient, state)
+    for i, (coefficient, one) in enumerate(zip(row.outputs, outputs, strict=False)):
+        if isinstance(one, Reading) and isinstance(coefficient, float):
+            weigh(coefficient * one.c_x, one.x_t)
+            weigh(coefficient * one.c_value, one.value)
+        elif isinstance(one, Reading):  # a tensor or a map would be applied twice
+            made = outputs[i] = one.made
+            others.append((coefficient, made))
+        else:
+            weigh(coefficient, one)
+    return (*((weight, tensors[key]) for key, weight in weights.items()), *others)
 
 
 def _moved(state: State, memory: Memory, prediction: Prediction | None, ancestors: Tensor | None = None) -> State:

@@ -13,6 +13,7 @@ from typing import Protocol, runtime_checkable
 from torch import Tensor
 
 from retrograde.denoisers import Prediction
+from retrograde.denoisers.prediction import Reading
 from retrograde.noise import Source
 from retrograde.plan import Plan, Row
 
@@ -43,23 +44,39 @@ class Ledger:
 class Memory:
     """The past a multistep row looks at, newest first: states, predictions in the plan's basis, noise draws.
 
-    Where no row looks at an earlier prediction, none is read off and kept: `State.prediction` has the newest.
+    A prediction that only needs weighing is kept as what it is read off (`Reading`); `outputs` makes tensors of all.
     `visits` counts the draws on each interval, so that a continued run goes on with fresh noise where it comes back.
     `carried` is what transforms and particles remember from one row to the next (a momentum, log-weights), by name, each
     with one entry per item.
     """
 
     states: tuple[Tensor, ...]
-    outputs: tuple[Tensor, ...] = ()
+    kept: tuple[Tensor | Reading, ...] = ()
     noises: tuple[Tensor, ...] = ()
     visits: Mapping[tuple[float, float], int] = dataclasses.field(default_factory=dict)
     carried: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
 
+    @property
+    def outputs(self) -> tuple[Tensor, ...]:
+        """The predictions in the plan's basis, newest first, each [batch, *shape]."""
+        return tuple(one.made if isinstance(one, Reading) else one for one in self.kept)
+
     def of(self, places: Tensor | list[int]) -> Memory:
         """Return the past of the items at these places of the batch, in this order."""
-        states, outputs, noises = (tuple(t[places] for t in part) for part in (self.states, self.outputs, self.noises))
+        moved: dict[int, Tensor] = {}  # a tensor that is kept twice stays one
+
+        def at(tensor: Tensor) -> Tensor:
+            if id(tensor) not in moved:
+                moved[id(tensor)] = tensor[places]
+            return moved[id(tensor)]
+
+        states, noises = (tuple(at(t) for t in part) for part in (self.states, self.noises))
+        kept = tuple(
+            Reading(one.c_x, at(one.x_t), one.c_value, at(one.value)) if isinstance(one, Reading) else at(one)
+            for one in self.kept
+        )
         carried = {name: tensor[places] for name, tensor in self.carried.items()}
-        return Memory(states, outputs, noises, self.visits, carried)
+        return Memory(states, kept, noises, self.visits, carried)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

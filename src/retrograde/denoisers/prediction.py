@@ -81,6 +81,22 @@ def _is_zero(value: float | Tensor) -> bool:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class Reading:
+    """A reading that was not made: c_x x_t + c_value value, of the state asked and the network's own output."""
+
+    c_x: float
+    x_t: Tensor
+    c_value: float
+    value: Tensor
+
+    @property
+    def made(self) -> Tensor:
+        """The reading as a tensor of its own, [batch, *shape]."""
+        made = torch.mul(self.value, self.c_value)
+        return made.add_(self.x_t, alpha=self.c_x) if self.c_x else made
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Prediction:
     """One network output at (x_t, t), readable as data mean, noise, score, v and velocity.
 
@@ -131,28 +147,26 @@ class Prediction:
         if isinstance(c_value, Tensor) or isinstance(c_x, Tensor):
             value = (c_x * self.x_t + c_value * self.value).to(self.value.dtype)
         else:
-            value = torch.mul(self.value, c_value)
-            if c_x:
-                value = value.add_(self.x_t, alpha=c_x)
+            value = Reading(c_x, self.x_t, c_value, self.value).made
         if not self.path.anchored or (not isinstance(c_y, Tensor) and c_y == 0.0):
             return value
         anchor = given_anchor(self.path, self.anchor)
         return value.add_((c_y * anchor).to(value))
 
-    def factors(self, kind: str) -> tuple[float, float] | None:
-        """Return (c_x, c_value) such that the reading is c_x x_t + c_value value, or None where it takes more than these.
+    def reading(self, kind: str) -> Tensor | Reading:
+        """Return the prediction as `kind`, as weights of x_t and value where these two are all it takes.
 
         A loop that weighs the reading can weigh x_t and value instead, and spare the state that the reading would be.
 
         Raises:
             BadValue: at this level the asked reading is not determined (see `conversion`).
         """
-        if self.heads or isinstance(self.t, Tensor):
-            return None
+        if kind == self.kind or kind in self.heads or self.heads or isinstance(self.t, Tensor):
+            return self.read(kind)
         c_x, c_value, c_y = self._conversion(kind)
         if isinstance(c_x, Tensor) or isinstance(c_value, Tensor) or isinstance(c_y, Tensor):
-            return None
-        return None if self.path.anchored and c_y != 0.0 else (c_x, c_value)
+            return self.read(kind)
+        return self.read(kind) if self.path.anchored and c_y != 0.0 else Reading(c_x, self.x_t, c_value, self.value)
 
     def _conversion(self, kind: str) -> tuple[float | Tensor, ...]:
         t = self.t
