@@ -3,10 +3,11 @@
 The network is free (it returns a stored tensor), the state is that of a latent image model, 4x4x64x64 in float32. Both
 sides run in one process and take turns, so that what disturbs one disturbs the other.
 
-    python benchmarks/loop_overhead.py [--repeats 60] [--write]
+    python benchmarks/loop_overhead.py [--repeats 60] [--write | --count]
 
 --write measures every recipe that has a scheduler of diffusers beside it, and stores the figures in
-benchmarks/results/loop_overhead.json.
+benchmarks/results/loop_overhead.json: on an idle machine, for single steps are a few passes over memory. --count stores the
+allocations anew, which no other program disturbs, and leaves the times as they are.
 """
 
 from __future__ import annotations
@@ -188,13 +189,29 @@ def compare(predicts: str, repeats: int, recipe: str = "dpmpp_2m") -> Figures:
             steps = side()
             kept.append(1e6 * (time.perf_counter() - began) / steps)
     kept_micro = [kept[5:] for kept in micro]
-    allocations = []
+    allocations = allocated(sides)
+    medians, best = map(statistics.median, kept_micro), map(min, kept_micro)
+    return Figures(recipe, PEERS[recipe][0], predicts, *medians, *best, *allocations, repeats)
+
+
+def allocated(sides: Sequence[Callable[[], int]]) -> list[float]:
+    """Return the tensors of the state's size that each side allocates per step."""
+    found = []
     for side in sides:
         with Allocations(4 * torch.Size(SHAPE).numel()) as counter:
             steps = side()
-        allocations.append(counter.count / steps)
-    medians, best = map(statistics.median, kept_micro), map(min, kept_micro)
-    return Figures(recipe, PEERS[recipe][0], predicts, *medians, *best, *allocations, repeats)
+        found.append(counter.count / steps)
+    return found
+
+
+def count() -> None:
+    """Count the allocations of the stored recipes again."""
+    kept = json.loads(RESULTS.read_text(encoding="utf-8"))
+    for row in kept["rows"]:
+        ours, theirs = allocated(contestants(row["recipe"], row["predicts"]))
+        row |= {"ours_allocations": ours, "diffusers_allocations": theirs}
+        print(f"{row['recipe']:18} {ours:.2f} against {theirs:.2f}", flush=True)
+    RESULTS.write_text(json.dumps(rounded(kept), indent=1) + "\n", encoding="utf-8")
 
 
 def noise_figures(repeats: int) -> dict[str, float]:
@@ -253,8 +270,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=60)
     parser.add_argument("--write", action="store_true", help="measure every recipe with a peer and store the figures")
+    parser.add_argument("--count", action="store_true", help="count the allocations of the stored recipes again")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    if options.count:
+        count()
+        return
     if options.write:
         write(options.repeats)
         return

@@ -51,7 +51,10 @@ def test_the_stored_figures_are_of_every_recipe_with_a_peer(benchmark):
 
 @pytest.mark.parametrize(
     ("recipe", "least", "allocations"),
-    [("ddim", 0.5, 1.0), ("tcd", 0.5, 1.0), ("dpm_solver_3", 0.5, 1.0), ("heun", 0.6, 1.0)],
+    [
+        *(("ddim", 0.5, 1.0), ("tcd", 0.5, 1.0), ("dpm_solver_3", 0.5, 1.0), ("heun", 0.6, 1.0), ("dpmpp_3m", 0.5, 1.0)),
+        *(("unipc_3", 0.5, 1.9), ("sa_solver", 0.5, 1.9)),  # a predictor and a corrector: two rows
+    ],
 )
 def test_measuring_again_gives_no_worse(recipe, least, allocations, benchmark):
     figures = benchmark.compare("noise", 25, recipe)

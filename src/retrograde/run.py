@@ -199,30 +199,27 @@ def _histories(plan: Plan, memory: Memory) -> tuple[deque[Tensor], deque[Tensor 
 
 def _terms(row: Row, states: Sequence[Tensor], outputs: deque[Tensor | Reading]) -> Iterable[tuple[Coefficient, Tensor]]:
     """Return the terms of a row's states and readings, each tensor once: a reading is weighed as what it is read off."""
-    weights: dict[int, float] = {}
-    tensors: dict[int, Tensor] = {}
-    others: list[tuple[Coefficient, Tensor]] = []
-
-    def weigh(coefficient: Coefficient, tensor: Tensor) -> None:
-        if isinstance(coefficient, float):
-            key = id(tensor)
-            weights[key] = weights.get(key, 0.0) + coefficient
-            tensors[key] = tensor
-        else:
-            others.append((coefficient, tensor))
-
-    for coefficient, state in zip(row.states, states, strict=False):
-        weigh(coefficient, state)
+    match row.states, row.outputs:  # most rows, and the same sum
+        case (float(state),), (float(output),) if isinstance(one := outputs[0], Reading) and one.x_t is states[0]:
+            return (state + output * one.c_x, one.x_t), (output * one.c_value, one.value)
+    found: list[tuple[Coefficient, Tensor]] = [*zip(row.states, states, strict=False)]
     for i, (coefficient, one) in enumerate(zip(row.outputs, outputs, strict=False)):
-        if isinstance(one, Reading) and isinstance(coefficient, float):
-            weigh(coefficient * one.c_x, one.x_t)
-            weigh(coefficient * one.c_value, one.value)
-        elif isinstance(one, Reading):  # a tensor or a map would be applied twice
+        if not isinstance(one, Reading):
+            found.append((coefficient, one))
+        elif isinstance(coefficient, float):
+            found += ((coefficient * one.c_x, one.x_t), (coefficient * one.c_value, one.value))
+        else:  # a tensor or a map would be applied twice
             made = outputs[i] = one.made
-            others.append((coefficient, made))
+            found.append((coefficient, made))
+    terms: dict[int, tuple[Coefficient, Tensor]] = {}
+    for place, (coefficient, tensor) in enumerate(found):
+        if not isinstance(coefficient, float):
+            terms[-1 - place] = coefficient, tensor
+        elif (key := id(tensor)) in terms:
+            terms[key] = terms[key][0] + coefficient, tensor  # type: ignore[operator]
         else:
-            weigh(coefficient, one)
-    return (*((weight, tensors[key]) for key, weight in weights.items()), *others)
+            terms[key] = coefficient, tensor
+    return terms.values()
 
 
 def _moved(state: State, memory: Memory, prediction: Prediction | None, ancestors: Tensor | None = None) -> State:
