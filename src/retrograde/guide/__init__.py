@@ -14,6 +14,7 @@ from retrograde.guide.high_frequency import high_frequency
 from retrograde.guide.interval import Within, interval
 from retrograde.guide.linear import LinearlyGuided, fit_linear, linear, policy
 from retrograde.guide.powers import Powers, anneal, product
+from retrograde.guide.regions import Regional, discs, regions
 from retrograde.guide.rescale import Rescaled, rescale
 from retrograde.guide.residual import Residual, residual
 from retrograde.guide.threshold import Thresholded, threshold
@@ -32,6 +33,7 @@ __all__ = [
     "LinearlyGuided",
     "Powers",
     "Projected",
+    "Regional",
     "Rescaled",
     "Residual",
     "Thresholded",
@@ -50,6 +52,7 @@ __all__ = [
     "classifier",
     "compose",
     "descend",
+    "discs",
     "experts",
     "first_network",
     "fit_linear",
@@ -59,6 +62,7 @@ __all__ = [
     "loss",
     "policy",
     "product",
+    "regions",
     "rescale",
     "residual",
     "shift_time",

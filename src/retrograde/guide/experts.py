@@ -62,7 +62,15 @@ def experts(
 systems.register(
     systems.System(
         title="Towards Practical Plug-and-Play Diffusion Models",
-        authors=("Hyojun Go", "Yunsung Lee", "Jin-Young Kim", "Seunghyun Lee", "Myeongho Jeong", "Hyun Seung Lee"),
+        authors=(
+            "Hyojun Go",
+            "Yunsung Lee",
+            "Jin-Young Kim",
+            "Seunghyun Lee",
+            "Myeongho Jeong",
+            "Hyun Seung Lee",
+            "Seungtaek Choi",
+        ),
         year=2022,
         arxiv="2212.05973",
         home="guidance",
