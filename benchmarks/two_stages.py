@@ -7,9 +7,9 @@ distances are to the test set, of pixels. "moves" is how well the mean of refine
 coordinate of the code changes (a cosine).
 
 What came out with 10,000 steps each: at 10 evaluations the Frechet distance falls by 23 % where the reconstruction is seen,
-by 31 % where it is carried (published: by half, on faces), and both are far below the VAE's own. Codes from the fitted mixture
-do worse than codes from the prior. Means follow the decoder with cosines 0.98 and 0.94. It is one training of each, so a
-difference of a few hundredths says nothing.
+by 31 % where it is carried (published: by half, on faces), and both are far below the VAE's own. Codes from the fitted
+mixture do worse than codes from the prior. Means follow the decoder with cosines 0.98 and 0.94. It is one training of each,
+so a difference of a few hundredths says nothing.
 
     python benchmarks/two_stages.py [STEPS]
 
