@@ -4,6 +4,7 @@ from retrograde.accelerate.blocks import BlockCache, SkipBlocks, block_cache, ex
 from retrograde.accelerate.deepcache import DeepCache, deepcache
 from retrograde.accelerate.encoder import EncoderCache, decode_ahead, encoder_cache, inject
 from retrograde.accelerate.profiled import magcache, magnitudes, steadiest
+from retrograde.accelerate.receding import receding, shifted
 from retrograde.accelerate.resolution import SteadyEntropy, entropy_scale, steady_entropy
 from retrograde.accelerate.savings import Saving, savings
 from retrograde.accelerate.schedule import centred, every, reuse
@@ -33,8 +34,10 @@ __all__ = [
     "inject",
     "magcache",
     "magnitudes",
+    "receding",
     "reuse",
     "savings",
+    "shifted",
     "skip_blocks",
     "steadiest",
     "steady_entropy",
