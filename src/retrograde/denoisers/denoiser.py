@@ -232,7 +232,8 @@ class Denoiser(AbstractDenoiser):
     with d = `sigma_data` (Karras et al., 2022, arXiv 2206.00364); on an anchored path x = (x_t - b y)/a.
 
     Args:
-        network: any callable.
+        network: any callable that returns a tensor of its own at each call: later rows look back at what it returned. One
+            that writes into the same buffer every time wants a `.clone()`.
         path: the path it was trained on.
         predicts: "data", "noise", "score", "v", "velocity", "edm", or one of the path's own targets.
         shape: shape of one item.
