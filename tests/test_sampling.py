@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import retrograde as rg
-from retrograde.errors import BadType, BadValue, ShapeError
+from retrograde.errors import BadType, BadValue, RetrogradeError, ShapeError
 from retrograde.run import NonFinite
 
 PATH = rg.paths.EDM()
@@ -58,3 +58,57 @@ def test_one_bad_item_does_not_take_the_others_with_it():
     assert caught.value.finished == [0, 2, 3, 5]
     alone = rg.sample(broken, PLAN, n=6, seed=4, condition=[0, 1, 1, 2, 2, 1])
     assert torch.equal(caught.value.samples, alone[[0, 2, 3, 5]])
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"n": 2.0}, "a whole number"),
+        ({"n": -1}, "n >= 1"),
+        ({"seed": 1.5}, "a whole number"),
+        ({"seed": None}, "seed=0"),
+        ({"items": [-1]}, "from 0"),
+        ({"n": 3, "batch_size": 0}, "batch_size >= 1"),
+        ({"x": torch.zeros(2, 2, dtype=torch.int64)}, r"x\.float\(\)"),
+        ({"x": torch.zeros(2, 2).numpy()}, "torch.as_tensor"),
+        ({"x": torch.zeros(1, 2), "signal": torch.zeros(1, 2)}, "one of them"),
+        ({"dtype": "float16"}, "dtype=torch.float32"),
+        ({"dtype": torch.int64}, "floating point"),
+        ({"device": "gpu"}, "device='cuda'"),
+    ],
+)
+def test_what_cannot_be_asked_for_is_said(options, words):
+    with pytest.raises((BadType, BadValue), match=words):
+        rg.sample(DATA, PLAN, **options)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="here is a CUDA device")
+def test_a_device_that_is_not_there_is_named():
+    with pytest.raises(BadValue, match="no CUDA device"):
+        rg.sample(DATA, PLAN, device="cuda")
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: rg.plan("ddim", rg.paths.VP(), grid=[999, 500, 10]), r"\(step \+ 1\)/N"),
+        (lambda: rg.plan("ddim", rg.paths.VP(), grid=[0.5, 0.1, 0.0]), "leave the closing 0 out"),
+        (lambda: rg.plan("ddim", rg.paths.VP(), grid=[float("nan"), 0.1]), "path times"),
+        (lambda: rg.plan("ddim", rg.paths.VP(), nfe=3, start=1e9), "start=10"),
+        (lambda: rg.Denoiser(lambda x, t: x, PATH, "epsilon", (2,)), "did you mean 'noise'"),
+        (lambda: rg.Denoiser(lambda x, t: x, PATH, "noise", 2), "shape="),
+        (lambda: rg.Denoiser(lambda x, t, y: x, PATH, "noise", (2,), conditions=["y"]), "mapping"),
+        (lambda: rg.sample(rg.Denoiser(lambda x, t: (x,), PATH, "noise", (2,)), PLAN), "a tuple, returned"),
+        (lambda: rg.sample(rg.load("digits"), rg.plan("ddim", rg.load("digits").path, nfe=1), condition=77), "for none"),
+        (lambda: rg.Plan.load("no_such_file.json"), "plan.save"),
+    ],
+)
+def test_plausible_slips_are_met_with_the_line_that_mends_them(make, words):
+    with pytest.raises(RetrogradeError, match=words):
+        make()
+
+
+def test_a_start_in_any_layout_of_memory_is_the_same_start():
+    x = 80.0 * torch.randn(2, 4, generator=torch.Generator().manual_seed(0)).T
+    assert not x.is_contiguous()
+    assert torch.equal(rg.sample(DATA, PLAN, x=x), rg.sample(DATA, PLAN, x=x.contiguous()))

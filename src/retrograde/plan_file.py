@@ -87,14 +87,32 @@ class PlanFile(_Strict):
     rows: list[RowFile]
 
 
-def write_atomically(file: str | PathLike[str], content: bytes) -> None:
-    """Write a file so that a reader sees the old content or the new, never a part."""
+def check_writable(file: str | PathLike[str]) -> None:
+    """Refuse, before any work, a file that could not be written at its end.
+
+    Raises:
+        BadFile: a folder, or a place where no file can be made.
+    """
+    target, handle, name = _begun(file)
+    os.close(handle)
+    os.unlink(name)
+    if target.is_dir():
+        raise BadFile(f"{file}, a folder", "the name of a file", f"{target / 'plan.json'}")
+
+
+def _begun(file: str | PathLike[str]) -> tuple[File, int, str]:
+    """Return the path of a file, and the handle and the name of one beside it that will take its place."""
     target = File(file)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+        return target, *tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     except OSError as error:
         raise BadFile(f"{file}: {error.strerror}", "a file in a folder that can be written", "another folder") from error
+
+
+def write_atomically(file: str | PathLike[str], content: bytes) -> None:
+    """Write a file so that a reader sees the old content or the new, never a part."""
+    target, handle, name = _begun(file)
     try:
         with os.fdopen(handle, "wb") as stream:
             stream.write(content)

@@ -8,6 +8,7 @@ import shlex
 import sys
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from retrograde.errors import RetrogradeError
@@ -90,6 +91,16 @@ def show_error(error: Exception, *, as_json: bool) -> None:
     note(f"error: {text}")
     if as_json:
         emit({"error": {"kind": type(error).__name__, **parts}})
+
+
+@contextmanager
+def left_alone(file: Path) -> Generator[None, None, None]:
+    """Say of work that was interrupted what became of the file it would have written: nothing."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        note(f"interrupted: {file} is as it was; the same command makes the same again")
+        raise
 
 
 def command_line() -> str:

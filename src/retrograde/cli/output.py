@@ -32,6 +32,13 @@ def check(file: Path, shape: Sequence[int]) -> None:
         pictures.check(shape, f"-o {file}")
 
 
+def check_place(file: Path) -> None:
+    """Raise BadFile, before any work, for a place where nothing can be written."""
+    from retrograde.plan_file import check_writable
+
+    check_writable(file / "000.png" if is_folder(file) else file)
+
+
 def is_folder(file: Path) -> bool:
     """Whether the name stands for a folder: it is one, or has no ending."""
     return file.is_dir() or not file.suffix

@@ -118,7 +118,9 @@ def sample(
         "threshold": threshold,
     }
     given = {"condition": conditions(n), "batch_size": batch_size}
-    cost = _draw(denoiser, table, n, seed, out, made_by, given | deciding)
+    output.check_place(out)
+    with console.left_alone(out):
+        cost = _draw(denoiser, table, n, seed, out, made_by, given | deciding)
     if as_json:
         console.emit({"file": str(out), "n": n, **made_by, **cost})
     else:

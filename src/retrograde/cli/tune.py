@@ -61,10 +61,14 @@ def tune(
 
     retrograde tune my-pipeline/ --nfe 6 --prompts prompts.txt --guidance 7.5 -o six.json
     """
+    from retrograde.plan_file import check_writable
+
     written = told.texts(prompt, prompts)
     denoiser = asked.model(model, guidance, negative_prompt, height=height, width=width, frames=frames)
     conditions = told.Told(denoiser, condition, written)
-    plan = fitted(denoiser, nfe, seed, effort.value, conditions, in_scheduler=scheduler)
+    check_writable(out)
+    with console.left_alone(out):
+        plan = fitted(denoiser, nfe, seed, effort.value, conditions, in_scheduler=scheduler)
     plan.save(out)
     if as_json:
         console.emit({"file": str(out), "nfe": plan.nfe, "recipe": plan.recipe, "report": report_of(plan)})
