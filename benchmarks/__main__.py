@@ -6,6 +6,8 @@ import runpy
 import sys
 from pathlib import Path
 
-for script in ("registry", "peers", "loop_overhead", "tuned_plans", "baselines", "strong_guidance", "two_stages"):
+SCRIPTS = ("registry", "peers", "loop_overhead", "tuned_plans", "baselines", "strong_guidance", "two_stages")
+
+for script in (*SCRIPTS, "foreign_pipeline"):
     sys.argv = [script]
     runpy.run_path(str(Path(__file__).parent / f"{script}.py"), run_name="__main__")
