@@ -89,6 +89,13 @@ def test_rddm_samples_the_posterior_of_degraded_data(eta, mixture):
     assert errors[1] < 4.0 * float(covariance.diagonal().max()) * math.sqrt(2.0 / 1500) + 0.01, errors
 
 
+def test_its_path_may_be_entered_at_its_very_end_and_no_later():
+    path = rg.paths.ResidualDenoising()
+    assert rg.plan("rddm", path, grid=[1.0, 0.5]).start == 1.0
+    with pytest.raises(BadValue, match="0 < t <= 1"):
+        rg.plan("rddm", path, grid=[1.01, 0.5])
+
+
 def test_the_residual_may_be_removed_first_and_the_noise_after_it(mixture):
     """Path independence: the same denoiser, on a path that shifts to y under full noise, at the same levels s/a."""
     path = rg.paths.ResidualDenoising(noise=0.5)

@@ -149,6 +149,7 @@ class ResidualDenoising(Residual):
     """
 
     name: ClassVar[str] = "residual_denoising"
+    t_end: ClassVar[float | None] = 1.0
     noise: float = 0.1
     t_min: float = 5e-3
     t_max: float = 0.99

@@ -71,6 +71,8 @@ class Path(ABC):
     """Degrees of freedom of the noise: eps = z sqrt(degrees/chi^2), Student's law; infinite for Gaussian noise."""
     anchored: ClassVar[bool] = True
     """Whether the path carries an anchor y, which every run on it then needs."""
+    t_end: ClassVar[float | None] = None
+    """The last time that may be named explicitly, where the path goes on after `t_max`; None is `t_max`."""
     guess: ClassVar[float] = 0.0
     """What a run that begins by itself takes for the unknown data, in units of the anchor."""
     targets: ClassVar[Targets] = {}

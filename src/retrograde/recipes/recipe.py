@@ -292,7 +292,8 @@ def _check_within(path: Path, times: Sequence[float], given: str, mend: str | No
     Raises:
         BadValue: with the range, and the line that turns levels or steps into times.
     """
-    if all(0.0 < t <= path.t_max * (1.0 + 1e-6) for t in times):
+    last = path.t_max if path.t_end is None else path.t_end
+    if all(0.0 < t <= last * (1.0 + 1e-6) for t in times):
         return
     most = path.sigma(path.t_max)
     levels = "any noise level" if math.isinf(most) else f"noise levels up to {most:.5g}"
@@ -300,7 +301,7 @@ def _check_within(path: Path, times: Sequence[float], given: str, mend: str | No
         mend = "leave the closing 0 out: the end is a row of its own"
     levels_or_steps = "retrograde.grids.from_sigmas(path, levels), or [(step + 1)/N for step in steps] of N trained steps"
     raise BadValue(
-        f"{given} on path {path.name!r}", f"path times 0 < t <= {path.t_max:g}: {levels}", mend or f"grid={levels_or_steps}"
+        f"{given} on path {path.name!r}", f"path times 0 < t <= {last:g}: {levels}", mend or f"grid={levels_or_steps}"
     )
 
 
