@@ -101,6 +101,13 @@ def test_a_device_that_is_not_there_is_named():
         (lambda: rg.sample(rg.Denoiser(lambda x, t: (x,), PATH, "noise", (2,)), PLAN), "a tuple, returned"),
         (lambda: rg.sample(rg.load("digits"), rg.plan("ddim", rg.load("digits").path, nfe=1), condition=77), "for none"),
         (lambda: rg.Plan.load("no_such_file.json"), "plan.save"),
+        (lambda: PLAN.save("."), "the name of a file"),
+        (lambda: rg.sample("digits", PLAN), r"retrograde.load\('digits'\)"),
+        (lambda: rg.plan("ddim", "digits", nfe=3), r"retrograde.load\('digits'\)"),
+        (lambda: rg.plan("DPM++ 2M", PATH, nfe=3), "did you mean 'dpmpp_2m'"),
+        (lambda: rg.tune(DATA, nfe=3.5), "a whole number"),
+        (lambda: rg.guide.cfg(rg.load("digits"), "3"), "a finite number"),
+        (lambda: rg.guide.cfg(rg.load("digits"), torch.tensor([3.0, 2.0])), "a finite number"),
     ],
 )
 def test_plausible_slips_are_met_with_the_line_that_mends_them(make, words):
@@ -112,3 +119,12 @@ def test_a_start_in_any_layout_of_memory_is_the_same_start():
     x = 80.0 * torch.randn(2, 4, generator=torch.Generator().manual_seed(0)).T
     assert not x.is_contiguous()
     assert torch.equal(rg.sample(DATA, PLAN, x=x), rg.sample(DATA, PLAN, x=x.contiguous()))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_an_embedded_model_takes_states_of_any_type(dtype):
+    den = rg.load("digits8-flow")
+    plan = rg.plan("dpmpp_2m", den, nfe=3)
+    made = rg.sample(den, plan, n=2, dtype=dtype)
+    assert made.dtype == dtype
+    assert (made - rg.sample(den, plan, n=2)).abs().max() < 0.1

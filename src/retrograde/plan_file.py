@@ -93,16 +93,16 @@ def check_writable(file: str | PathLike[str]) -> None:
     Raises:
         BadFile: a folder, or a place where no file can be made.
     """
-    target, handle, name = _begun(file)
+    _, handle, name = _begun(file)
     os.close(handle)
     os.unlink(name)
-    if target.is_dir():
-        raise BadFile(f"{file}, a folder", "the name of a file", f"{target / 'plan.json'}")
 
 
 def _begun(file: str | PathLike[str]) -> tuple[File, int, str]:
     """Return the path of a file, and the handle and the name of one beside it that will take its place."""
     target = File(file)
+    if target.is_dir():
+        raise BadFile(f"{file}, a folder", "the name of a file", f"{target / 'plan.json'}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         return target, *tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")

@@ -89,6 +89,7 @@ def checked_denoiser(value: Any) -> AbstractDenoiser:
     """
     if not isinstance(value, AbstractDenoiser):
         mend = "wrap the network: retrograde.Denoiser(network, path, predicts=..., shape=...)"
+        mend = f"retrograde.load({value!r})" if isinstance(value, str) else mend
         raise BadType(f"{described(value)}, as the denoiser", "a denoiser", mend)
     return value
 

@@ -23,13 +23,17 @@ def checked(weight: Weight, name: str = "weight", none: str = "1 is no guidance"
     """Return the weight, a number as a float.
 
     Raises:
-        BadValue: a number that is not finite.
+        BadValue: what is no number, or not a finite one.
     """
     if callable(weight):
         return weight
-    if not math.isfinite(weight):
+    try:
+        number = float(weight)
+    except (TypeError, ValueError):
+        number = math.nan
+    if isinstance(weight, str) or not math.isfinite(number):
         raise BadValue(f"{name}={weight}", f"a finite number; {none}", f"{name}=3.0")
-    return float(weight)
+    return number
 
 
 def weight_at(weight: Weight, path: Path, t: float | Tensor, knobs: Mapping[str, Any], ndim: int) -> Any:

@@ -192,7 +192,9 @@ def checked(path: Any, allowed: str = "a path") -> Path:
     """
     if not isinstance(path, Path):
         right = path.__name__ if isinstance(path, type) and issubclass(path, Path) else "EDM"
-        raise BadType(f"{described(path)}, as the path", allowed, f"path=retrograde.paths.{right}(...)")
+        mend = f"path=retrograde.paths.{right}(...)"
+        mend += f", or retrograde.load({path!r}).path if that is a model" if isinstance(path, str) else ""
+        raise BadType(f"{described(path)}, as the path", allowed, mend)
     return path
 
 

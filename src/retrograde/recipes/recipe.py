@@ -203,6 +203,25 @@ def recipe(
     return register
 
 
+ELSEWHERE = {
+    "euler_a": "euler_ancestral",
+    "Euler a": "euler_ancestral",
+    "Euler": "euler",
+    "DDIM": "ddim",
+    "DPM++ 2M": "dpmpp_2m",
+    "DPM++ 2M Karras": "dpmpp_2m",
+    "DPM++ SDE": "dpmpp_sde",
+    "DPM++ 2M SDE": "dpmpp_2m_sde",
+    "UniPC": "unipc_2",
+    "unipc": "unipc_2",
+    "DDIMScheduler": "ddim",
+    "EulerDiscreteScheduler": "euler",
+    "DPMSolverMultistepScheduler": "dpmpp_2m",
+    "UniPCMultistepScheduler": "unipc_2",
+}
+"""What the best-known recipes are called elsewhere; `interop.schedulers` has all names, with their levels."""
+
+
 def names() -> tuple[str, ...]:
     """Return the names of all recipes."""
     return tuple(sorted(_RECIPES))
@@ -213,7 +232,7 @@ def get(name: str) -> Recipe:
     if not isinstance(name, str):
         raise BadType(f"{described(name)}, as the name of a recipe", "a name of rg.recipes.names()", "'dpmpp_2m'")
     if name not in _RECIPES:
-        raise UnknownName("recipe", name, names(), "rg.recipes.names(), or of what `retrograde recipes` prints")
+        raise UnknownName("recipe", name, names(), "rg.recipes.names(), or of what `retrograde recipes` prints", ELSEWHERE)
     return _RECIPES[name]
 
 

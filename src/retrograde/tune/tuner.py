@@ -125,8 +125,8 @@ def tune(
             "a path without anchor: the plan made there runs with anchor=y",
             "tune(retrograde.denoisers.on_path(denoiser, retrograde.paths.EDM(low, high)), ...) for its levels low to high",
         )
-    if nfe < 1:
-        raise BadValue(f"nfe={nfe}", "nfe >= 1", "nfe=4")
+    if not isinstance(nfe, int) or nfe < 1:
+        raise BadValue(f"nfe={nfe}", "a whole number, nfe >= 1", "nfe=4")
     if isinstance(effort, str):
         if effort not in EFFORTS:
             raise UnknownName("effort", effort, EFFORTS)

@@ -121,7 +121,7 @@ def _from_folder(folder: Path, dtype: torch.dtype | None) -> Denoiser:
         tuple(config.shape),
         conditions=config.conditions,
         sigma_data=config.sigma_data,
-        dtype=dtype,
+        dtype=next((weight.dtype for weight in network.parameters()), dtype),
         name=config.name,
     )
 
