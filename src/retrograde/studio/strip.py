@@ -56,7 +56,7 @@ def _pixels(samples: Tensor, spread: bool = True) -> Tensor:
     shape = tuple(x.shape[1:])
     if shape == (2,):
         return _points(x) if spread else _points(x).sub(_points(x).amin())
-    if not is_picture(shape):
+    if len(shape) != 3 or not is_picture(shape):
         # latents and videos: the mean over what stands before the last two axes; vectors: one line of numbers
         x = (
             x.reshape(len(x), -1, *shape[-2:]).mean(1, keepdim=True)
