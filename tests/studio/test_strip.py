@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 pytest.importorskip("fastapi")
-from retrograde.studio import strip  # noqa: E402 - it needs what was just looked for
+from retrograde.studio import strip
 
 
 def shown(samples):
