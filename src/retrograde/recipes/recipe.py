@@ -312,7 +312,8 @@ def _check_within(path: Path, times: Sequence[float], given: str, mend: str | No
         BadValue: with the range, and the line that turns levels or steps into times.
     """
     last = path.t_max if path.t_end is None else path.t_end
-    if all(0.0 < t <= last * (1.0 + 1e-6) for t in times):
+    # at time 0 some paths, such as VE, still hold noise: there it is a level like others
+    if all((t > 0.0 or (t == 0.0 and path.s(t) > 0.0)) and t <= last * (1.0 + 1e-6) for t in times):
         return
     most = path.sigma(path.t_max)
     levels = "any noise level" if math.isinf(most) else f"noise levels up to {most:.5g}"
