@@ -86,7 +86,7 @@ def test_a_picture_is_a_measurement(call, truth):
         (("--operator", "blur:1", "--noise", "much", "--measurement", "y.npy"), "gaussian, impulse, poisson"),
         (("--operator", "blur:1", "--noise", -1, "--measurement", "y.npy"), "std >= 0"),
         (("--operator", "blur:1", "--noise", "poisson:gain=x", "--measurement", "y.npy"), "a number"),
-        (("--operator", "blur:1", "--noise", 0.1, "--measurement", "y.npy", "--method", "dsp"), "did you mean 'dps'?"),
+        (("--operator", "blur:1", "--noise", 0.1, "--measurement", "y.npy", "--method", "pigd"), "did you mean 'pigdm'"),
         (("--operator", "blur:1", "--noise", 0.1, "--measurement", "y.npy", "--set", "zta=1"), "unknown setting of mmps"),
         (("--operator", "blur:1", "--noise", 0.1), "neither --measurement nor --truth"),
         (("--operator", "blur:1", "--noise", 0.1, "--measurement", "y.npy", "--truth", "y.npy"), "both"),

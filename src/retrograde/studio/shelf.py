@@ -19,7 +19,7 @@ import retrograde as rg
 from retrograde import grids
 from retrograde.cli import asked
 from retrograde.denoisers import AbstractDenoiser
-from retrograde.errors import BadType, BadValue, RetrogradeError, UnknownName
+from retrograde.errors import BadFile, BadType, BadValue, RetrogradeError, UnknownName
 from retrograde.plan import Plan
 from retrograde.studio.request import Batch, File, Level, Sampler
 
@@ -166,8 +166,8 @@ class Shelf:
                 (Path(folder) / name).write_bytes(content)
             try:
                 plan = Plan.load(Path(folder) / plans[0])
-            except (BadValue, UnicodeDecodeError) as error:
-                given = str(getattr(error, "given", f"{plans[0]} is not text")).replace(f"{folder}/", "")
+            except (BadFile, BadValue) as error:
+                given = error.given.replace(f"{folder}/", "")
                 raise BadValue(given, "a plan file", "write it with plan.save(file)") from None
         return self.keep(plans[0], plan)
 
