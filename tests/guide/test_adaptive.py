@@ -89,6 +89,7 @@ def test_settings_that_mean_nothing_are_refused():
         rg.guide.adaptive(den, 0.99, on="nois")
 
 
+@pytest.mark.slow
 def test_digits_are_still_recognized():
     den, judge = rg.guide.cfg(rg.load("digits"), 2.0), rg.zoo.classifier()
     plan, labels = rg.plan("dpmpp_2m", den, nfe=12), [i % 10 for i in range(100)]

@@ -66,6 +66,7 @@ def test_the_mean_weight_is_the_evidence(prior, measurement):
     assert solved(prior, measurement, "pigdm", 4, 0).log_evidence is None
 
 
+@pytest.mark.slow
 def test_weights_are_even_where_the_guess_is_right(measurement):
     """Of data with one spread the twist is the truth: what is left of the evidence's error goes with the length of the rows.
 
