@@ -1,4 +1,4 @@
-"""What the loop costs beside the network: time and allocations per step, against the scheduler of diffusers.
+"""What the loop costs beside the network: time, allocations and operations per step, against the scheduler of diffusers.
 
 The network is free (it returns a stored tensor), the state is that of a latent image model, 4x4x64x64 in float32. Both
 sides run in one process and take turns, so that what disturbs one disturbs the other.
@@ -7,7 +7,7 @@ sides run in one process and take turns, so that what disturbs one disturbs the 
 
 --write measures every recipe that has a scheduler of diffusers beside it, and stores the figures in
 benchmarks/results/loop_overhead.json: on an idle machine, for single steps are a few passes over memory. --count stores the
-allocations anew, which no other program disturbs, and leaves the times as they are.
+allocations and operations anew, which no other program disturbs, and leaves the times as they are.
 """
 
 from __future__ import annotations
@@ -83,6 +83,7 @@ class Figures:
         ours, diffusers: microseconds per step, medians over the repeats.
         ours_best, diffusers_best: the least of the repeats, which other load on the machine disturbs least.
         ours_allocations, diffusers_allocations: tensors of the state's size allocated per step.
+        ours_operations, diffusers_operations: operations that torch is asked for per step, the views among them.
         repeats: how many runs of 20 steps each side took.
     """
 
@@ -95,6 +96,8 @@ class Figures:
     diffusers_best: float
     ours_allocations: float
     diffusers_allocations: float
+    ours_operations: float
+    diffusers_operations: float
     repeats: int
 
     @property
@@ -103,19 +106,20 @@ class Figures:
         return max(self.ours / self.diffusers, self.ours_best / self.diffusers_best)
 
 
-class Allocations(TorchDispatchMode):
-    """Counts new storages of at least `size` bytes: results that share no memory with an argument."""
+class Counter(TorchDispatchMode):
+    """Counts operations, and new storages of at least `size` bytes: results that share no memory with an argument."""
 
     def __init__(self, size: int) -> None:
         super().__init__()
-        self.size, self.count = size, 0
+        self.size, self.allocations, self.operations = size, 0, 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
+        self.operations += 1
         known = {t.untyped_storage().data_ptr() for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
         for tensor in tree_leaves(result):
             if isinstance(tensor, Tensor) and tensor.untyped_storage().nbytes() >= self.size:
-                self.count += tensor.untyped_storage().data_ptr() not in known
+                self.allocations += tensor.untyped_storage().data_ptr() not in known
         return result
 
 
@@ -177,7 +181,7 @@ class Free:
 
 
 def compare(predicts: str, repeats: int, recipe: str = "dpmpp_2m") -> Figures:
-    """Measure both sides in turns, and count what each allocates in one more run.
+    """Measure both sides in turns, and count what each asks of torch in one more run.
 
     The scheduler's preparation of its timesteps is timed with its steps, as our binding of the plan is with ours.
     """
@@ -189,28 +193,26 @@ def compare(predicts: str, repeats: int, recipe: str = "dpmpp_2m") -> Figures:
             steps = side()
             kept.append(1e6 * (time.perf_counter() - began) / steps)
     kept_micro = [kept[5:] for kept in micro]
-    allocations = allocated(sides)
     medians, best = map(statistics.median, kept_micro), map(min, kept_micro)
-    return Figures(recipe, PEERS[recipe][0], predicts, *medians, *best, *allocations, repeats)
+    return Figures(recipe, PEERS[recipe][0], predicts, *medians, *best, **counted(sides), repeats=repeats)
 
 
-def allocated(sides: Sequence[Callable[[], int]]) -> list[float]:
-    """Return the tensors of the state's size that each side allocates per step."""
-    found = []
-    for side in sides:
-        with Allocations(4 * torch.Size(SHAPE).numel()) as counter:
+def counted(sides: Sequence[Callable[[], int]]) -> dict[str, float]:
+    """Return the operations of each side per step, and the tensors of the state's size that it allocates."""
+    found = {}
+    for name, side in zip(("ours", "diffusers"), sides, strict=True):
+        with Counter(4 * torch.Size(SHAPE).numel()) as counter:
             steps = side()
-        found.append(counter.count / steps)
+        found |= {f"{name}_allocations": counter.allocations / steps, f"{name}_operations": counter.operations / steps}
     return found
 
 
 def count() -> None:
-    """Count the allocations of the stored recipes again."""
+    """Count the allocations and operations of the stored recipes again."""
     kept = json.loads(RESULTS.read_text(encoding="utf-8"))
     for row in kept["rows"]:
-        ours, theirs = allocated(contestants(row["recipe"], row["predicts"]))
-        row |= {"ours_allocations": ours, "diffusers_allocations": theirs}
-        print(f"{row['recipe']:18} {ours:.2f} against {theirs:.2f}", flush=True)
+        row |= (found := counted(contestants(row["recipe"], row["predicts"])))
+        print(f"{row['recipe']:18}", *(f"{name} {number:.2f}" for name, number in found.items()), flush=True)
     RESULTS.write_text(json.dumps(rounded(kept), indent=1) + "\n", encoding="utf-8")
 
 
@@ -234,7 +236,8 @@ def line(f: Figures) -> str:
     return (
         f"{f.recipe:18} predicts {f.predicts:5}  ours {f.ours:6.1f} us/step (best {f.ours_best:.1f})  {f.peer:31} "
         f"{f.diffusers:6.1f} (best {f.diffusers_best:.1f})  ratio {f.ratio:.2f}  "
-        f"states allocated per step {f.ours_allocations:.2f} against {f.diffusers_allocations:.2f}"
+        f"states allocated per step {f.ours_allocations:.2f} against {f.diffusers_allocations:.2f}, "
+        f"operations {f.ours_operations:.1f} against {f.diffusers_operations:.1f}"
     )
 
 
@@ -270,7 +273,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=60)
     parser.add_argument("--write", action="store_true", help="measure every recipe with a peer and store the figures")
-    parser.add_argument("--count", action="store_true", help="count the allocations of the stored recipes again")
+    parser.add_argument("--count", action="store_true", help="count allocations and operations of the stored recipes again")
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.count:

@@ -181,18 +181,20 @@ def overhead_page() -> str:
         "# What the loop costs\n\nMicroseconds per network evaluation, without the network's, beside the scheduler of "
         f"diffusers {kept['versions']['diffusers']} that samples the same way: the best of the repeats, in one process, by "
         f"turns, one thread, a state of {'x'.join(map(str, kept['shape']))} in float32, a network that predicts the noise. "
-        "Allocations are tensors of the state's size.\n\n"
+        "Allocations are tensors of the state's size, operations all that torch is asked for.\n\n"
     )
-    head = ("recipe", "here", "there", "ratio", "allocations here", "there", "scheduler")
+    head = ("recipe", "here", "there", "ratio", "allocations here", "there", "operations here", "there", "scheduler")
     rows = []
     for row in kept["rows"]:
         ours, theirs = row["ours_best"], row["diffusers_best"]
-        counts = (f"{row['ours_allocations']:.2f}", f"{row['diffusers_allocations']:.2f}")
+        counts = [f"{row[f'{who}_{what}']:.1f}" for what in ("allocations", "operations") for who in ("ours", "diffusers")]
         rows.append((f"`{row['recipe']}`", f"{ours:.0f}", f"{theirs:.0f}", f"{ours / theirs:.2f}", *counts, row["peer"]))
     text += table(head, rows) + (
-        "\nEvery row allocates the state it makes and nothing else: the data mean of a noise prediction is weighed as the "
-        "state and the prediction it is read off. A predictor and a corrector are two rows. Noise is free in these "
-        f"figures. Drawn by key, so that an item is the same in any batch, it costs {noise['keyed']:.0f} microseconds for "
+        "\nA step of Euler's or Heun's method is two passes over the state, and a third looks for NaN: where memory "
+        "is slow that, not the loop, is what ratios near a half are made of. Every row allocates the state it makes and "
+        "nothing else: the data mean of a noise prediction is weighed as the state and the prediction it is read off. A "
+        "predictor and a corrector are two rows. Noise is free in these figures. "
+        f"Drawn by key, so that an item is the same in any batch, it costs {noise['keyed']:.0f} microseconds for "
         f"this state, by torch's global generator {noise['global']:.0f}.\n\nMade by `{kept['command']}`.\n"
     )
     return text

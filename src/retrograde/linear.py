@@ -52,15 +52,29 @@ Coefficient = float | Tensor | LinearMap
 def combine(terms: Iterable[tuple[Coefficient, Tensor]]) -> Tensor:
     """Return the sum of coefficient times tensor, allocating one result."""
     total: Tensor | None = None
+    whole: Tensor | None = None  # a first tensor whose coefficient is one: the next term is added to it in one pass
     for coefficient, tensor in terms:
+        if isinstance(coefficient, float):
+            if coefficient == 0.0:
+                continue
+            if total is not None:
+                total.add_(tensor, alpha=coefficient)
+            elif whole is not None:
+                total = torch.add(whole, tensor, alpha=coefficient)
+            elif coefficient == 1.0:
+                whole = tensor
+            else:
+                total = torch.mul(tensor, coefficient)
+            continue
+        total = whole.clone() if total is None and whole is not None else total
         if isinstance(coefficient, LinearMap):
             mapped = coefficient(tensor)
             total = mapped if total is None else total.add_(mapped)
-        elif isinstance(coefficient, Tensor):
-            factor = coefficient.to(device=tensor.device, dtype=tensor.dtype)
+        else:
+            factor = torch.as_tensor(coefficient, dtype=tensor.dtype, device=tensor.device)
             total = tensor * factor if total is None else total.addcmul_(factor, tensor)
-        elif coefficient != 0.0:
-            total = tensor * coefficient if total is None else total.add_(tensor, alpha=coefficient)
+    if total is None and whole is not None:
+        return whole.clone()
     if total is None:
         raise PlanError("a row whose coefficients are all zero", "at least one nonzero coefficient", "remove the row")
     return total

@@ -112,8 +112,10 @@ def run(
     ran: list[Row] = []
     state: State | None = None
     clock, kinds = plan.start, readings(plan.basis)
+    graph = contextlib.nullcontext() if gradient != "none" else torch.no_grad()
+    watched = not torch.compiler.is_compiling()  # a graph that torch.compile traces has no clock and cannot look at numbers
     while remaining:
-        with contextlib.nullcontext() if gradient != "none" else torch.no_grad():
+        with graph:
             for controller in deciders:
                 answer = controller.rewrite(remaining, state)
                 if isinstance(answer, Back):
@@ -132,7 +134,9 @@ def run(
                 if plan.path.anchored and row.anchor is None:
                     row = _completed(plan, row, ran)
             if row.time is not None:
-                prediction = _ask(denoiser, states[0], row, condition, gradient, ledger, carried)
+                began = time.perf_counter() if watched else 0.0
+                prediction = _ask(denoiser, states[0], row, condition, gradient, carried)
+                ledger.count(prediction.evaluations, time.perf_counter() - began if watched else 0.0)
                 carried = {**carried, **prediction.carried} if prediction.carried else carried
                 for kind in reversed(kinds):
                     outputs.appendleft(prediction.reading(kind))
@@ -154,7 +158,8 @@ def run(
             if row.correction is not None:
                 seen = [one.made if isinstance(one, Reading) else one for one in outputs]
                 x_next = x_next + row.correction(states[0], seen, condition)
-            _guard(x_next, states[0], len(ran), row)
+            if watched and x_next.device.type == "cpu" and not math.isfinite(x_next.sum().item()):
+                _refuse_non_finite(x_next, states[0], len(ran), row)  # elsewhere a look would wait for the device
             states.appendleft(x_next)
             ran.append(row)
             ledger.rows += 1
@@ -173,7 +178,7 @@ def run(
                 carried = {**kept.carried, **answer.carried}
                 state = _moved(state, dataclasses.replace(kept, carried=carried), prediction, answer.ancestors)
         yield state
-    if state is not None and state.x_t.device.type != "cpu" and not torch.compiler.is_compiling():
+    if state is not None and state.x_t.device.type != "cpu" and watched:
         _refuse_non_finite(state.x_t, state.x_t, len(ran) - 1, state.row)
     return plan if tuple(ran) == plan.rows else dataclasses.replace(plan, rows=tuple(ran))
 
@@ -202,6 +207,9 @@ def _terms(row: Row, states: Sequence[Tensor], outputs: deque[Tensor | Reading])
     match row.states, row.outputs:  # most rows, and the same sum
         case (float(state),), (float(output),) if isinstance(one := outputs[0], Reading) and one.x_t is states[0]:
             return (state + output * one.c_x, one.x_t), (output * one.c_value, one.value)
+    tensors = [one for one in outputs if isinstance(one, Tensor)]
+    if len(tensors) == len(outputs):
+        return *zip(row.states, states, strict=False), *zip(row.outputs, tensors, strict=False)
     found: list[tuple[Coefficient, Tensor]] = [*zip(row.states, states, strict=False)]
     for i, (coefficient, one) in enumerate(zip(row.outputs, outputs, strict=False)):
         if not isinstance(one, Reading):
@@ -243,11 +251,6 @@ def _rewritten(row: Row, denoiser: AbstractDenoiser, kept: list[int], each: int,
     return dataclasses.replace(row, network_time=denoiser.network_time(row.time))
 
 
-def _seconds() -> float:
-    """The clock; a graph that torch.compile traces has none."""
-    return 0.0 if torch.compiler.is_compiling() else time.perf_counter()
-
-
 def _completed(plan: Plan, row: Row, ran: Sequence[Row]) -> Row:
     """Return a controller's row with the coefficient on the anchor that the times of the rows before it ask."""
     asked = [one.time for one in (*ran, row) if one.time is not None]
@@ -260,36 +263,20 @@ def _ask(
     row: Row,
     condition: Mapping[str, Tensor],
     gradient: Gradient,
-    ledger: Ledger,
     carried: Mapping[str, Tensor],
 ) -> Prediction:
-    began = _seconds()
     t: Any = row.time
     knobs = {**row.knobs, CARRIED: carried} if carried else row.knobs
-    if gradient == "checkpoint":
-        kept: list[Prediction] = []
+    if gradient != "checkpoint":
+        return denoiser.predict(x, t, condition, knobs, row.network_time)
+    kept: list[Prediction] = []
 
-        def evaluate(x: Tensor) -> Tensor:
-            kept.append(denoiser.predict(x, t, condition, knobs, row.network_time))
-            return kept[-1].value
+    def evaluate(x: Tensor) -> Tensor:
+        kept.append(denoiser.predict(x, t, condition, knobs, row.network_time))
+        return kept[-1].value
 
-        value = checkpoint(evaluate, x, use_reentrant=False)
-        prediction = dataclasses.replace(kept[0], x_t=x, value=value, parts={}, exponents={})
-    else:
-        prediction = denoiser.predict(x, t, condition, knobs, row.network_time)
-    ledger.seconds += _seconds() - began
-    for label, count in prediction.evaluations.items():
-        ledger.evaluations[label] = ledger.evaluations.get(label, 0) + count
-    return prediction
-
-
-def _guard(x_next: Tensor, x: Tensor, index: int, row: Row) -> None:
-    """Stop at the first state that is not finite, on the CPU; elsewhere a look would wait for the device: one at the end.
-
-    In a graph that torch.compile traces there is no look at all: it would break the graph.
-    """
-    if not torch.compiler.is_compiling() and x_next.device.type == "cpu" and not math.isfinite(x_next.detach().sum().item()):
-        _refuse_non_finite(x_next, x, index, row)
+    value = checkpoint(evaluate, x, use_reentrant=False)
+    return dataclasses.replace(kept[0], x_t=x, value=value, parts={}, exponents={})
 
 
 def _refuse_non_finite(x_next: Tensor, x: Tensor, index: int, row: Row) -> None:

@@ -39,6 +39,12 @@ class Ledger:
         """Network evaluations per item, over all networks and branches; a mean where items differ."""
         return sum(self.evaluations.values())
 
+    def count(self, evaluations: Mapping[str, float], seconds: float) -> None:
+        """Add the evaluations of a row, and the time they took."""
+        for label, number in evaluations.items():
+            self.evaluations[label] = self.evaluations.get(label, 0) + number
+        self.seconds += seconds
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Memory:

@@ -301,7 +301,7 @@ class Denoiser(AbstractDenoiser):
         knobs: Mapping[str, Any] = NOTHING,
         network_time: float | None = None,
     ) -> Prediction:
-        if tuple(x_t.shape[1:]) != self.shape:
+        if x_t.shape[1:] != self.shape:
             raise ShapeError(
                 f"x_t of shape {list(x_t.shape)} for {self.name!r}",
                 f"[batch, {', '.join(map(str, self.shape))}]",
