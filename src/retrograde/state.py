@@ -26,13 +26,14 @@ class Ledger:
         evaluations: network evaluations per item, by network and branch.
         rows: rows executed.
         seconds: time spent inside the denoiser.
-        verdicts: answers of what judges and is no denoiser (potentials, verifiers), per item; `nfe` does not hold them.
+        verdicts: answers of what judges and is no denoiser (potentials, verifiers), per item, a mean where items differ;
+            `nfe` does not hold them.
     """
 
     evaluations: dict[str, float] = dataclasses.field(default_factory=dict)
     rows: int = 0
     seconds: float = 0.0
-    verdicts: int = 0
+    verdicts: float = 0
 
     @property
     def nfe(self) -> float:
