@@ -72,9 +72,9 @@ def test_one_bad_item_does_not_take_the_others_with_it():
         ({"x": torch.zeros(2, 2, dtype=torch.int64)}, r"x\.float\(\)"),
         ({"x": torch.zeros(2, 2).numpy()}, "torch.as_tensor"),
         ({"x": torch.zeros(1, 2), "signal": torch.zeros(1, 2)}, "one of them"),
-        ({"dtype": "float16"}, "dtype=torch.float32"),
+        ({"dtype": "float8"}, "dtype=torch.float32"),
         ({"dtype": torch.int64}, "floating point"),
-        ({"device": "gpu"}, "device='cuda'"),
+        ({"device": "gpu"}, "device='cpu'"),
     ],
 )
 def test_what_cannot_be_asked_for_is_said(options, words):
@@ -84,7 +84,7 @@ def test_what_cannot_be_asked_for_is_said(options, words):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="here is a CUDA device")
 def test_a_device_that_is_not_there_is_named():
-    with pytest.raises(BadValue, match="no CUDA device"):
+    with pytest.raises(BadValue, match="cuda.*does not have"):
         rg.sample(DATA, PLAN, device="cuda")
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from retrograde import devices
 from retrograde.denoisers import AbstractDenoiser, checked_denoiser, on_path, prepare_condition
 from retrograde.denoisers.anchor import ANCHOR, given_anchor, prepare_anchor
 from retrograde.denoisers.prediction import selected
@@ -133,8 +134,8 @@ def _check_parts(controllers: Any, particles: Any, noise: Any) -> None:
         raise BadType(f"noise={described(noise)}", "what makes a source of noise of seed and items", mend)
 
 
-def _check_start(x: Any, signal: Any, dtype: Any, device: Any) -> None:
-    """Refuse a start that is no tensor of floating point, and a type or a device that is not there.
+def _check_start(x: Any, signal: Any, dtype: Any, device: Any) -> tuple[torch.dtype, torch.device]:
+    """Return type and device; refuse those that are not there, and a start that is no tensor of floating point.
 
     Raises:
         BadType, BadValue: with the line that makes it right.
@@ -146,14 +147,7 @@ def _check_start(x: Any, signal: Any, dtype: Any, device: Any) -> None:
             raise BadType(f"{name}={described(given)}", "a tensor [n, *shape]", f"{name}=torch.as_tensor({name})")
     if x is not None and not x.is_floating_point():
         raise BadType(f"x of type {x.dtype}", "a tensor of floating point", "x=x.float()")
-    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
-        raise BadType(f"dtype={dtype!r}", "a type of floating point, of torch", "dtype=torch.float32")
-    try:
-        kind = torch.device(device).type
-    except RuntimeError:
-        raise BadValue(f"device={device!r}", "a device of torch", "device='cuda', or device='cpu'") from None
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise BadValue(f"device={device!r}, where torch has no CUDA device", "'cpu'", "device='cpu'")
+    return devices.checked_type(dtype), devices.checked(device)
 
 
 def _initial(
@@ -169,7 +163,7 @@ def _initial(
     device: torch.device | str,
 ) -> Tensor:
     """Return the initial state, [n, *shape]."""
-    _check_start(x, signal, dtype, device)
+    dtype, device = _check_start(x, signal, dtype, device)
     given = x if x is not None else signal if signal is not None else None if state is None else state.x_t
     if given is not None and tuple(given.shape[1:]) != denoiser.shape:
         raise ShapeError(

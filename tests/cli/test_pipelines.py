@@ -159,3 +159,17 @@ def test_without_what_the_extra_brings_it_is_named(call, folders, monkeypatch, p
     assert ran.code == 1
     assert f"{package} is needed" in ran.err
     assert "pip install 'retrograde[diffusers]'" in ran.err
+
+
+def test_a_pipeline_computes_in_half_precision(call, folders):
+    asked = ("sample", folders / "stable", "--prompt", "a cat", "--nfe", 2, "-n", 1, "-o", "x.npz", "--dtype")
+    made = {}
+    for dtype in ("float32", "bfloat16"):
+        assert call(*asked, dtype).code == 0
+        with np.load("x.npz") as file:
+            made[dtype] = torch.from_numpy(file["latents"])
+    den = rg.load(folders / "stable", "bfloat16")
+    assert den.network.pipe.unet.dtype == den.network.pipe.vae.dtype == torch.bfloat16
+    z = rg.sample(den, rg.plan("dpmpp_2m", den, nfe=2), n=1, condition="a cat")
+    assert torch.equal(made["bfloat16"], z)
+    assert 1e-6 < (made["bfloat16"] - made["float32"]).abs().max() < 0.1 * made["float32"].abs().max()

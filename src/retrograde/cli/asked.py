@@ -38,15 +38,24 @@ def names(text: str, registered: Sequence[str], kind: str) -> list[str]:
     return list(dict.fromkeys(chosen))
 
 
-def model(text: str, guidance: float | None = None, negative: str | None = None, **size: int | None) -> AbstractDenoiser:
+def model(
+    text: str,
+    guidance: float | None = None,
+    negative: str | None = None,
+    *,
+    device: str | None = None,
+    dtype: str | None = None,
+    **size: int | None,
+) -> AbstractDenoiser:
     """Return the denoiser of a name, folder or function, guided where a weight is given.
 
     Args:
         negative: the text that guidance leads away from.
+        device, dtype: where the network computes and in which type, as `rg.load` takes them.
         **size: height, width, frames in pixels, of what a pipeline makes; None for its own.
 
     Raises:
-        BadValue: a negative text without a weight, or for a model that reads none.
+        BadValue: a negative text without a weight, or for a model that reads none; a device that is not there.
     """
     import sys
 
@@ -58,11 +67,21 @@ def model(text: str, guidance: float | None = None, negative: str | None = None,
     # A function is looked for where the command was called, as `python -m` does; a console script does not.
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
-    denoiser = rg.load(text, None, **{name: value for name, value in size.items() if value is not None})
+    known = {name: value for name, value in size.items() if value is not None}
+    denoiser = rg.load(text, dtype, _device(device), **known)
     if negative is not None and not denoiser.reads:
         given = f"--negative-prompt for {denoiser.name!r}, which reads no text"
         raise BadValue(given, "a model that reads texts", "leave out --negative-prompt")
     return denoiser if guidance is None else rg.guide.cfg(denoiser, guidance, negative=negative)
+
+
+def _device(name: str | None) -> Any:
+    from retrograde import devices
+
+    try:
+        return None if name is None else devices.checked(name)
+    except BadValue as error:  # said as the command's option
+        raise BadValue(error.given.replace("device=", "--device ", 1), error.allowed, "--device cpu") from None
 
 
 def condition(text: str | None, n: int) -> Any:

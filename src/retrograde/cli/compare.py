@@ -61,6 +61,8 @@ def compare(
     convert: options.Convert = False,
     plot: Annotated[bool, typer.Option("--plot/--no-plot", help="Draw the chart (needs matplotlib).")] = True,
     out: options.Out = Path("comparison"),
+    device: options.Device = "cpu",
+    dtype: options.Dtype = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Compare published solvers and fitted plans on one model, and write a page about it.
@@ -78,7 +80,8 @@ def compare(
     budgets = asked.numbers(nfe, "--nfe")
     chosen = tuple(asked.names(solver, recipes.names(), "recipe"))
     written = told.texts(prompt, prompts)
-    denoiser = asked.model(model, guidance, negative_prompt, height=height, width=width, frames=frames)
+    size: dict[str, Any] = {"height": height, "width": width, "frames": frames}
+    denoiser = asked.model(model, guidance, negative_prompt, device=device, dtype=dtype, **size)
     question = Question(
         model=model,
         denoiser=denoiser,
@@ -100,6 +103,8 @@ def compare(
         plans=tuple((str(file), asked.plan_file(file, denoiser, convert=convert)) for file in plan or ()),
         fit=tuple(b for b in asked.numbers(tune_at, "--tune-at") if b in budgets) if tune else (),
         plot=plot,
+        device=device,
+        dtype=dtype,
         command=console.command_line(),
     )
     _ = question.told  # refuses what the model cannot be told, before any work

@@ -66,6 +66,8 @@ def answer(question: Question) -> dict[str, Any]:
             "prompts": list(question.prompts),
             "negative_prompt": question.negative,
             "guidance": question.guidance,
+            "device": question.device,
+            "dtype": question.dtype,
             "quality_n": 0 if held is None else question.quality_n,
         },
         "reference": facts,
@@ -103,6 +105,7 @@ def _fit(question: Question, failures: list[Failure]) -> list[Candidate]:
                     question.effort,
                     question.told,
                     compare=question.contest,
+                    device=question.device,
                 )
             except (RetrogradeError, ArithmeticError) as error:
                 failures.append(Failure(f"fitting {nfe} evaluations", str(error)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -67,6 +68,23 @@ Frames = Annotated[int | None, typer.Option("--frames", min=1, help="Frames of a
 BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Items computed at once; the result is the same.")]
 Convert = Annotated[
     bool, typer.Option("--convert", help="Run a plan made for another path, at equal signal-to-noise ratio.")
+]
+Device = Annotated[
+    str, typer.Option("--device", help="Where the network computes: cpu, cuda, cuda:1, mps.", metavar="DEVICE")
+]
+
+
+class Type(StrEnum):
+    """Types that a network may compute in."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+Dtype = Annotated[
+    Type | None,
+    typer.Option("--dtype", help="Type the network computes in, float32 by default; the state stays in float32."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 Out = Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="Folder to write to.")]

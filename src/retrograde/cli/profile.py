@@ -21,18 +21,20 @@ def profile(
     condition: options.Condition = None,
     guidance: options.Guidance = None,
     naive: Annotated[bool, typer.Option("--naive", help="Without fused attention, to see what it gives.")] = False,
+    device: options.Device = "cpu",
+    dtype: options.Dtype = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Measure where the time of sampling goes: by operator, by step, and what reuse would spare.
 
     retrograde profile digits --nfe 8
     """
-    denoiser = asked.model(model, guidance)
+    denoiser = asked.model(model, guidance, device=device, dtype=dtype)
     asked.check_labels(denoiser, condition)
     import retrograde as rg
     from retrograde.errors import BadType
 
-    plan, given = rg.plan(solver, denoiser, nfe=nfe), {"condition": asked.condition(condition, n)}
+    plan, given = rg.plan(solver, denoiser, nfe=nfe), {"condition": asked.condition(condition, n), "device": device}
     rg.sample(denoiser, plan[:1], n, **given)  # libraries set themselves up at their first call
     measured = rg.sites.profile(denoiser, plan, n, fused=not naive, **given)
     try:

@@ -39,6 +39,7 @@ class Question:
         effort: how long a fit may take; contest: whether each fit also races the published solvers.
         picture_items: columns of the picture.
         prompts, negative: texts, for models that read them.
+        device, dtype: where the network computes, and in which type if not in float32.
     """
 
     model: str
@@ -66,6 +67,8 @@ class Question:
     command: str = ""
     prompts: tuple[str, ...] = ()
     negative: str | None = None
+    device: str = "cpu"
+    dtype: str | None = None
 
     @cached_property
     def fingerprint(self) -> str:
@@ -73,6 +76,7 @@ class Question:
         parts = [FORMAT, self.model, _weights(self.model), self.denoiser.path.config(), self.seed, self.condition]
         parts += [self.guidance, self.n, self.reference_nfe, self.quality_n, self.data]
         parts += [self.prompts, self.negative, self.denoiser.shape] if self.denoiser.reads else []
+        parts += [self.device, self.dtype] if (self.device, self.dtype) != ("cpu", None) else []
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
     def conditions(self, n: int) -> Any:
@@ -86,14 +90,15 @@ class Question:
 
     def decoded(self, samples: Tensor) -> Tensor:
         """Return what samples of the denoiser are data of: latents decoded."""
-        return pictures.decoded(self.denoiser, samples)
+        return pictures.decoded(self.denoiser, samples).cpu()
 
     def sample(self, plan: Plan, n: int, seed: int | None = None) -> Tensor:
-        """Return n samples of a plan; the same noise for every plan."""
+        """Return n samples of a plan, on the CPU, where they are measured; the same noise for every plan."""
         from retrograde.sampling import sample
 
         used = self.seed if seed is None else seed
-        return sample(self.denoiser, plan, n, used, batch_size=self.batch_size, condition=self.conditions(n))
+        given = {"condition": self.conditions(n), "device": self.device}
+        return sample(self.denoiser, plan, n, used, batch_size=self.batch_size, **given).cpu()
 
 
 def digest(plan: Plan) -> str:

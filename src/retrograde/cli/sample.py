@@ -69,6 +69,8 @@ def sample(
             "default.",
         ),
     ] = None,
+    device: options.Device = "cpu",
+    dtype: options.Dtype = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Draw items from a model into a file; those of a latent model are decoded.
@@ -81,14 +83,16 @@ def sample(
     _alone("--plan", plan, made | {"--set": option or None, "--adaptive": adaptive})
     _alone("--adaptive", adaptive, made)
     written = told.texts(prompt, prompts)
-    denoiser = asked.model(model, guidance, negative_prompt, height=height, width=width, frames=frames)
+    size: dict[str, Any] = {"height": height, "width": width, "frames": frames}
+    place: dict[str, Any] = {"device": device, "dtype": dtype}
+    denoiser = asked.model(model, guidance, negative_prompt, **place, **size)
     shape = pictures.data_shape(denoiser)
     out = out or Path("samples.png" if pictures.is_picture(shape) else "samples.npz")
     output.check(out, shape)
     conditions = told.Told(denoiser, condition, written)
     import retrograde as rg
 
-    denoiser, steered = steering.guided(denoiser, guide or [])
+    denoiser, steered = steering.guided(denoiser, guide or [], **place)
     if threshold is not None:
         denoiser = rg.guide.threshold(denoiser, threshold)
     deciding: dict[str, Any] = {}
@@ -116,8 +120,9 @@ def sample(
         "guidance": guidance,
         "guide": guide,
         "threshold": threshold,
+        **place,
     }
-    given = {"condition": conditions(n), "batch_size": batch_size}
+    given = {"condition": conditions(n), "batch_size": batch_size, "device": device}
     output.check_place(out)
     with console.left_alone(out):
         cost = _draw(denoiser, table, n, seed, out, made_by, given | deciding)
@@ -164,7 +169,7 @@ def _write(
     denoiser: AbstractDenoiser, out: Path, samples: Tensor, items: Sequence[int], made_by: dict[str, Any]
 ) -> list[Path]:
     latents = None if denoiser.codec is None else samples
-    return output.write(out, pictures.decoded(denoiser, samples), items, made_by, latents)
+    return output.write(out, pictures.decoded(denoiser, samples).cpu(), items, made_by, latents)
 
 
 class Watch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import math
@@ -33,7 +34,7 @@ def solve(
         str,
         typer.Option(
             "--operator",
-            help="What was measured, such as blur:sigma=1.5, mask:keep=0.3 or down:4.",
+            help="What was measured, such as blur:sigma=1.5, mask:share=0.3 or down:4.",
             metavar="NAME:SETTINGS",
             autocompletion=complete.operators,
         ),
@@ -64,6 +65,8 @@ def solve(
     guidance: options.Guidance = None,
     batch_size: options.BatchSize = 64,
     out: options.Out = Path("solved"),
+    device: options.Device = "cpu",
+    dtype: options.Dtype = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Draw samples of what was measured, given the measurement and the model: their mean, their spread, a picture.
@@ -73,7 +76,7 @@ def solve(
     if (measurement is None) == (truth is None):
         given = "neither --measurement nor --truth" if measurement is None else "both --measurement and --truth"
         raise BadValue(given, "one of them", "--measurement y.npy")
-    denoiser = asked.model(model, guidance)
+    denoiser = asked.model(model, guidance, device=device, dtype=dtype)
     if denoiser.codec is not None:
         raise BadValue(f"{denoiser.name!r}, a model of latents", "a model of what is measured itself", "MODEL: digits")
     asked.check_labels(denoiser, condition)
@@ -100,9 +103,11 @@ def solve(
             seed,
             batch_size=batch_size,
             condition=measured.one(condition),
+            device=device,
             progress=progress,
             **settings,
         )
+    solution = dataclasses.replace(solution, samples=solution.samples.cpu())  # what it is measured by is there
     found = figures(solution, posed, known) | {"seconds": round(time.perf_counter() - began, 3)}
     made_by = {
         "command": console.command_line(),
@@ -116,6 +121,8 @@ def solve(
         "seed": seed,
         "condition": condition,
         "guidance": guidance,
+        "device": device,
+        "dtype": dtype,
     }
     files = write(out, solution, posed, known, made_by | found)
     if as_json:

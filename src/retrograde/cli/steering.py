@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from retrograde.denoisers import AbstractDenoiser
     from retrograde.plan import Plan
 
+    Load = Callable[[str], AbstractDenoiser]
+
 GUIDES = ("adaptive", "apg", "autoguide", "cfg", "cfgpp", "interval", "rescale", "shift_time", "threshold")
 """Functions of `retrograde.guide` whose settings can be typed; those that take conditions or functions are for Python."""
 
@@ -20,17 +22,24 @@ _OF_PLANS = ("cfgpp",)
 _SPELLINGS = {"scale": "weight", "eta": "parallel", "norm": "radius"}
 
 
-def guided(denoiser: AbstractDenoiser, texts: Sequence[str]) -> tuple[AbstractDenoiser, Callable[[Plan], Plan]]:
+def guided(
+    denoiser: AbstractDenoiser, texts: Sequence[str], *, device: str | None = None, dtype: str | None = None
+) -> tuple[AbstractDenoiser, Callable[[Plan], Plan]]:
     """Return the denoiser with what was asked for around it, the first innermost, and what becomes of its plan.
 
     A text is a name, or a name with settings: "apg:scale=7,momentum=-0.5", "interval:0.2,0.8". Bare numbers are the first
-    settings in turn; "scale" is another spelling of the weight.
+    settings in turn; "scale" is another spelling of the weight. Models among the settings compute where `device` and `dtype`
+    say.
 
     Raises:
         UnknownName: a guide or a setting that does not exist; those that do are listed.
         BadValue: settings that are missing, twice there or no numbers.
     """
     import retrograde as rg
+    from retrograde.cli import asked
+
+    def load(text: str) -> AbstractDenoiser:
+        return asked.model(text, device=device, dtype=dtype)
 
     steps: list[Callable[[Plan], Plan]] = []
     for text in texts:
@@ -38,7 +47,7 @@ def guided(denoiser: AbstractDenoiser, texts: Sequence[str]) -> tuple[AbstractDe
         if name not in GUIDES:
             raise UnknownName("guide", name, GUIDES)
         function = getattr(rg.guide, name)
-        settings = _settings(text, name, rest, function, denoiser)
+        settings = _settings(text, name, rest, function, denoiser, load)
         if name in _OF_PLANS:
             steps.append(lambda plan, function=function, settings=settings: function(plan, **settings))
             if "guidance" not in denoiser.consumes:
@@ -54,7 +63,9 @@ def guided(denoiser: AbstractDenoiser, texts: Sequence[str]) -> tuple[AbstractDe
     return denoiser, steered
 
 
-def _settings(text: str, name: str, rest: str, function: Callable[..., Any], denoiser: AbstractDenoiser) -> dict[str, Any]:
+def _settings(
+    text: str, name: str, rest: str, function: Callable[..., Any], denoiser: AbstractDenoiser, load: Load
+) -> dict[str, Any]:
     parameters = list(signature(function).parameters.values())[1:]
     allowed = [p.name for p in parameters]
     usage = ", ".join(p.name if p.default is Parameter.empty else f"{p.name}={p.default}" for p in parameters)
@@ -68,7 +79,7 @@ def _settings(text: str, name: str, rest: str, function: Callable[..., Any], den
             raise UnknownName(f"setting of {name}", key, allowed)
         if not key or key in found:
             raise BadValue(f"--guide {text}: {part!r} is one too many", f"the settings {usage}", f"--guide {name}:...")
-        found[key] = _value(text, key, value, denoiser)
+        found[key] = _value(text, key, value, denoiser, load)
     missing = [p.name for p in parameters if p.default is Parameter.empty and p.name not in found]
     if missing or (name == "cfg" and not found):
         raise BadValue(
@@ -79,12 +90,10 @@ def _settings(text: str, name: str, rest: str, function: Callable[..., Any], den
     return found
 
 
-def _value(text: str, key: str, value: str, denoiser: AbstractDenoiser) -> Any:
+def _value(text: str, key: str, value: str, denoiser: AbstractDenoiser, load: Load) -> Any:
     """Return a number, None for "none", a model for `worse`, conditions for `negative`, and a name for a grid."""
-    import retrograde as rg
-
     if key == "worse":
-        return rg.load(value)
+        return load(value)
     if key in ("grid", "on"):
         return value
     try:

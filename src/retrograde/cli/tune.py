@@ -51,6 +51,8 @@ def tune(
         Path | None,
         typer.Option("--report", help="Also compare the plan with published solvers and write a page there.", metavar="DIR"),
     ] = None,
+    device: options.Device = "cpu",
+    dtype: options.Dtype = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Fit a plan to one model and one budget, and say how it does on noise the search never saw.
@@ -64,11 +66,12 @@ def tune(
     from retrograde.plan_file import check_writable
 
     written = told.texts(prompt, prompts)
-    denoiser = asked.model(model, guidance, negative_prompt, height=height, width=width, frames=frames)
+    size: dict[str, Any] = {"height": height, "width": width, "frames": frames}
+    denoiser = asked.model(model, guidance, negative_prompt, device=device, dtype=dtype, **size)
     conditions = told.Told(denoiser, condition, written)
     check_writable(out)
     with console.left_alone(out):
-        plan = fitted(denoiser, nfe, seed, effort.value, conditions, in_scheduler=scheduler)
+        plan = fitted(denoiser, nfe, seed, effort.value, conditions, in_scheduler=scheduler, device=device)
     plan.save(out)
     if as_json:
         console.emit({"file": str(out), "nfe": plan.nfe, "recipe": plan.recipe, "report": report_of(plan)})
@@ -96,6 +99,8 @@ def tune(
             prompts=written,
             negative=negative_prompt,
             guidance=guidance,
+            device=device,
+            dtype=dtype,
             command=console.command_line(),
         )
         answer(question)
@@ -125,6 +130,7 @@ def fitted(
     *,
     compare: bool = True,
     in_scheduler: bool | None = None,
+    device: str = "cpu",
 ) -> Plan:
     """Return the plan that the tuner fits, with its progress on stderr.
 
@@ -133,6 +139,7 @@ def fitted(
         effort: a name of `retrograde.tune.EFFORTS`, or an effort.
         compare: race the published solvers too.
         in_scheduler: fit what a pipeline's scheduler can run; None for: if it is a pipeline.
+        device: where states are kept.
     """
     import retrograde as rg
 
@@ -155,6 +162,7 @@ def fitted(
             condition=given,
             compare=compare,
             in_scheduler=asked.of_pipeline(denoiser) if in_scheduler is None else in_scheduler,
+            device=device,
             progress=progress,
         )
 

@@ -89,13 +89,16 @@ def denoiser(pipe: Any, *, height: int | None = None, width: int | None = None, 
     )
 
 
-def load(folder: str | Path, dtype: torch.dtype | None = None, **size: int) -> Denoiser:
+def load(
+    folder: str | Path, dtype: torch.dtype | None = None, device: torch.device | str | None = None, **size: int
+) -> Denoiser:
     """Return the denoiser of a pipeline's folder, as `save_pretrained` writes it; nothing is fetched from elsewhere.
 
     Its parameters ask for no gradient.
 
     Args:
         dtype: type of all networks; None for float32.
+        device: where all of them are put; None for the CPU.
         **size: height, width, frames, as `denoiser` takes them.
 
     Raises:
@@ -127,6 +130,8 @@ def load(folder: str | Path, dtype: torch.dtype | None = None, **size: int) -> D
     for part in pipe.components.values():
         if isinstance(part, torch.nn.Module):
             part.requires_grad_(False)
+    if device is not None:
+        pipe.to(device)
     return denoiser(pipe, **size)
 
 

@@ -76,8 +76,8 @@ def mask(shape: tuple[int, ...], share: float = 0.3, keep: str = "random", seed:
         return Mask(torch.from_numpy(np.load(file)).double(), tuple(shape))
     places = tuple(shape[-2:]) if len(shape) > 1 else tuple(shape)
     if keep == "random":
-        if not 0.0 < share <= 1.0:
-            raise BadValue(f"share={share}", "0 < share <= 1", "share=0.3: 30 % of the pixels are seen")
+        if isinstance(share, str) or not 0.0 < share <= 1.0:
+            raise BadValue(f"share={share!r}", "0 < share <= 1", "share=0.3: 30 % of the pixels are seen")
         count = int(torch.Size(places).numel())
         order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
         seen = torch.zeros(count, dtype=torch.float64)

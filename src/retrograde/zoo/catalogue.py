@@ -1,5 +1,6 @@
 """Loading and saving denoisers by name, folder or function."""
 
+import dataclasses
 import re
 from importlib import import_module
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from retrograde import nets, paths
+from retrograde import devices, nets, paths
 from retrograde.denoisers import AbstractDenoiser, Denoiser
 from retrograde.errors import BadType, BadValue, UnknownName
 from retrograde.train.folder import ModelConfig, read_config, read_weights, write_folder
@@ -25,30 +26,43 @@ def models() -> tuple[str, ...]:
     return tuple(sorted(file.parent.name for file in _MODELS.glob("*/config.json") if _is_denoiser(file.parent)))
 
 
-def load(source: str | Path, dtype: torch.dtype | None = None, **size: int) -> AbstractDenoiser:
+def load(
+    source: str | Path,
+    dtype: torch.dtype | str | None = None,
+    device: torch.device | str | None = None,
+    **size: int,
+) -> AbstractDenoiser:
     """Return a denoiser: an embedded one by name, one from a folder, or what "package.module:function" returns.
 
     A folder is one of our own, or a pipeline that diffusers saved (see `interop.diffusers.denoiser`).
 
-    Weights are upcast to float32; `dtype` is the type the network computes in (None: float32). The network is in
-    evaluation mode and its parameters ask for no gradient. `size` is what a pipeline is to make, in pixels: height, width,
-    frames.
+    Args:
+        dtype: type the network computes in, whatever that of the states is; None for float32. What a function returns is
+            left as it is then.
+        device: where the network computes, "cpu", "cuda:1", "mps"; None for the CPU. Say it to `sample` too, which keeps
+            the states there: `rg.sample(den, plan, device="cuda")`.
+        **size: what a pipeline is to make, in pixels: height, width, frames.
 
-    Raises UnknownName for a name that is neither embedded nor a folder, BadValue for a broken folder or function,
-    BadType where a function returns something that is not a denoiser.
+    The network of a folder is in evaluation mode and its parameters ask for no gradient.
+
+    Raises UnknownName for a name that is neither embedded nor a folder, BadValue for a broken folder or function, or a
+    device that this machine does not have, BadType where a function returns something that is not a denoiser, or one
+    without a network that could compute in another type.
     """
     text = str(source)
+    kind = None if dtype is None else devices.checked_type(dtype)
+    place = torch.device("cpu") if device is None else devices.checked(device)
     for mark, opener in _FORMATS.items():
         if text not in models() and (Path(source) / mark).is_file():
-            return _imported(opener)(source, dtype, **size)
+            return _imported(opener)(source, kind, place, **size)
     if size:
         raise BadValue(f"{', '.join(size)} of {text!r}", "a size of a pipeline; this model has its own", f"load({text!r})")
     if text in models():
-        return _from_folder(_MODELS / text, dtype)
+        return _from_folder(_MODELS / text, kind, place)
     if Path(source).is_dir():
-        return _from_folder(Path(source), dtype)
+        return _from_folder(Path(source), kind, place)
     if _FUNCTION.fullmatch(text):
-        return _from_function(text)
+        return _from_function(text, kind, None if device is None else place)
     if "/" in text:
         raise BadValue(
             f"no folder {text!r}", "a folder with config.json, or with a pipeline's model_index.json", "check the path"
@@ -107,13 +121,11 @@ def build_network(described: dict[str, Any]) -> nn.Module:
         raise BadValue(f"{name} with {sorted(arguments)}: {error}", "the keywords of its class", "correct them") from None
 
 
-def _from_folder(folder: Path, dtype: torch.dtype | None) -> Denoiser:
+def _from_folder(folder: Path, dtype: torch.dtype | None, device: torch.device) -> Denoiser:
     config = read_config(folder)
     network = build_network(config.network)
     read_weights(folder, network)
-    network.eval().requires_grad_(False)
-    if dtype is not None:
-        network.to(dtype)
+    network.eval().requires_grad_(False).to(device, dtype)
     return Denoiser(
         network,
         paths.from_config(config.path),
@@ -126,11 +138,18 @@ def _from_folder(folder: Path, dtype: torch.dtype | None) -> Denoiser:
     )
 
 
-def _from_function(text: str) -> AbstractDenoiser:
+def _from_function(text: str, dtype: torch.dtype | None, device: torch.device | None) -> AbstractDenoiser:
     made = _imported(text)()
     if not isinstance(made, AbstractDenoiser):
         raise BadType(f"{text!r} returned a {type(made).__name__}", "a denoiser", "return retrograde.Denoiser(...)")
-    return made
+    if dtype is not None and not isinstance(made, Denoiser):
+        allowed = "a Denoiser, around a network, whose type can be chosen"
+        raise BadType(f"dtype={dtype} for {text!r}, a {type(made).__name__}", allowed, f"load({text!r})")
+    if not isinstance(made, Denoiser):
+        return made
+    if isinstance(made.network, nn.Module):
+        made.network.to(device, dtype)
+    return made if dtype is None else dataclasses.replace(made, dtype=dtype)
 
 
 def _imported(text: str) -> Any:
