@@ -9,8 +9,8 @@ from torch.nn import functional
 
 import retrograde as rg
 from retrograde.errors import BadType, BadValue, UnknownName
+from retrograde.guide.experts import unit_variance
 from retrograde.train import LowRank, fit_experts, low_rank
-from retrograde.train.experts import unit_variance
 
 PATH = rg.paths.VP()
 

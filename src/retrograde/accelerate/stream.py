@@ -15,6 +15,7 @@ from retrograde import systems
 from retrograde.denoisers import AbstractDenoiser, Prediction, on_path, prepare_condition
 from retrograde.denoisers.denoiser import NOTHING
 from retrograde.denoisers.prediction import selected
+from retrograde.denoisers.transform import Transform
 from retrograde.errors import BadType, BadValue, PlanError
 from retrograde.noise import Noise
 from retrograde.plan import Plan
@@ -47,27 +48,10 @@ systems.register(
 
 @final
 @dataclasses.dataclass(frozen=True, eq=False)
-class _Answered(AbstractDenoiser):
+class _Answered(Transform):
     """What the loop of one frame asks: it hands out the answer that was made for all frames together."""
 
-    inner: AbstractDenoiser
     answer: list[Prediction]
-    path: Any = dataclasses.field(init=False)
-    shape: tuple[int, ...] = dataclasses.field(init=False)
-    predicts: str = dataclasses.field(init=False)
-    conditions: Mapping[str, Any] = dataclasses.field(init=False)
-    consumes: frozenset[str] = dataclasses.field(init=False)
-    name: str = dataclasses.field(init=False)
-
-    def __post_init__(self) -> None:
-        for field in ("path", "shape", "predicts", "conditions", "consumes", "name", "reads", "codec", "shared"):
-            object.__setattr__(self, field, getattr(self.inner, field))
-
-    def network_time(self, t: float) -> float:
-        return self.inner.network_time(t)
-
-    def snap(self, t: float) -> float:
-        return self.inner.snap(t)
 
     def predict(
         self,

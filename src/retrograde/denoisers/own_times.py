@@ -9,17 +9,17 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from retrograde.denoisers.denoiser import NOTHING, AbstractDenoiser
+from retrograde.denoisers.denoiser import NOTHING
 from retrograde.denoisers.prediction import Prediction
+from retrograde.denoisers.transform import Transform
 from retrograde.errors import BadValue
-from retrograde.paths import Path
 
 KNOB = "times"
 
 
 @final
 @dataclasses.dataclass(frozen=True, eq=False)
-class AtOwnTimes(AbstractDenoiser):
+class AtOwnTimes(Transform):
     """The denoiser that asks every item at its own level: a row's knob "times" lists them, one for each item.
 
     The row's own time is then the clock of the table only. Rows without the knob are asked as always.
@@ -28,24 +28,7 @@ class AtOwnTimes(AbstractDenoiser):
         BadValue: a row with another number of times than there are items.
     """
 
-    inner: AbstractDenoiser
-    path: Path = dataclasses.field(init=False)
-    shape: tuple[int, ...] = dataclasses.field(init=False)
-    predicts: str = dataclasses.field(init=False)
-    conditions: Mapping[str, Any] = dataclasses.field(init=False)
-    consumes: frozenset[str] = dataclasses.field(init=False)
-    name: str = dataclasses.field(init=False)
-
-    def __post_init__(self) -> None:
-        for field in ("path", "shape", "predicts", "conditions", "name", "reads", "codec", "shared"):
-            object.__setattr__(self, field, getattr(self.inner, field))
-        object.__setattr__(self, "consumes", self.inner.consumes | {KNOB})
-
-    def network_time(self, t: float) -> float:
-        return self.inner.network_time(t)
-
-    def snap(self, t: float) -> float:
-        return self.inner.snap(t)
+    obeys = frozenset({KNOB})
 
     def predict(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,8 +14,19 @@ from retrograde.denoisers import AbstractDenoiser
 from retrograde.errors import BadValue
 from retrograde.guide.tilt import Tilted, classifier
 from retrograde.guide.weight import Weight
+from retrograde.paths import Path
 
 Expert = Callable[[Tensor], Tensor]
+
+
+def unit_variance(path: Path, x_t: Tensor, t: float | Tensor) -> Tensor:
+    """Return x_t/sqrt(a^2 + s^2): of unit variance where the data are, and x_t itself where variance is preserved.
+
+    Shapes: x_t [n, *shape], t a path time or [n].
+    """
+    place: Any = t.reshape(-1, *(1,) * (x_t.ndim - 1)) if isinstance(t, Tensor) else t
+    a, s = path.a(place), path.s(place)
+    return (x_t / (a * a + s * s) ** 0.5).to(x_t.dtype)
 
 
 def experts(
@@ -52,8 +64,7 @@ def experts(
 
     def gain(x_t: Tensor, t: float | Tensor) -> Tensor:
         if not isinstance(t, Tensor):
-            a, s = path.a(t), path.s(t)
-            return judged(networks[place(t)]((x_t / (a * a + s * s) ** 0.5).to(x_t.dtype)))
+            return judged(networks[place(t)](unit_variance(path, x_t, t)))
         return torch.cat([gain(x_t[i : i + 1], float(one)) for i, one in enumerate(t.flatten())])
 
     return classifier(denoiser, gain, weight)

@@ -34,6 +34,7 @@ class Regional(Transform):
     local: Tensor
     masks: Tensor
     weights: Sequence[Weight] | Tensor
+    obeys = frozenset({KNOB})
 
     def predict(
         self,
@@ -153,9 +154,7 @@ def regions(
     found = places_of(denoiser) if places is None else places
     found.need("cross")
     local = torch.cat([prepare_condition(denoiser, {text: prompt}, 1)[text] for prompt in prompts])
-    made = Regional(denoiser, found, text, local, masks.float(), weights)
-    object.__setattr__(made, "consumes", denoiser.consumes | {KNOB})
-    return made
+    return Regional(denoiser, found, text, local, masks.float(), weights)
 
 
 def discs(centres: Sequence[tuple[float, float]], height: int, width: int, radius: float = 0.2) -> Tensor:

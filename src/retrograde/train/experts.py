@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from retrograde.errors import BadValue, UnknownName
+from retrograde.guide.experts import unit_variance
 from retrograde.paths import Path
 from retrograde.train.low_rank import low_rank
 
 MATCHES = ("classes", "values")
-
-
-def unit_variance(path: Path, x_t: Tensor, t: float | Tensor) -> Tensor:
-    """Return x_t/sqrt(a^2 + s^2): of unit variance where the data are, and x_t itself where variance is preserved.
-
-    Shapes: x_t [n, *shape], t a path time or [n].
-    """
-    place: Any = t.reshape(-1, *(1,) * (x_t.ndim - 1)) if isinstance(t, Tensor) else t
-    a, s = path.a(place), path.s(place)
-    return (x_t / (a * a + s * s) ** 0.5).to(x_t.dtype)
 
 
 def fit_experts(
