@@ -72,17 +72,17 @@ def test_the_way_from_the_folder_to_the_figures(folder, call, monkeypatch):
     plan = rg.Plan.load("two.json")
     assert plan.rows[0].time is not None
     bench = module(BENCHMARK)
-    results, strips = bench.measure(folder, plan, items=4, all_steps=20)
+    results, strips = bench.measure(folder, plan, items=2, all_steps=10)
     rows = {(row["sampler"], row["nfe"]): row for row in results["rows"]}
     assert len(rows) == 1 + 2 * 8 + 2
     assert len(strips) == 4
     assert all(row["rms"] > 0 for row in rows.values())
     # the images of the fitted plan are those of the library, from the same noise
     den = rg.load(folder)
-    x = torch.randn(4, *den.shape, generator=torch.Generator().manual_seed(bench.SEED))
+    x = torch.randn(2, *den.shape, generator=torch.Generator().manual_seed(bench.SEED))
     pipe = bench.opened(folder)
     pipe.scheduler = rg.interop.diffusers.PlanScheduler.instead_of(pipe.scheduler, plan)
-    torch.testing.assert_close(bench.images(pipe, 4, 2), rg.sample(den, plan, x=x).clamp(-1, 1), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(bench.images(pipe, 2, 2), rg.sample(den, plan, x=x).clamp(-1, 1), rtol=1e-4, atol=1e-4)
     assert call("sample", folder, "--plan", "two.json", "-n", 2, "-o", "x.png").code == 0
 
 

@@ -1,9 +1,18 @@
+import dataclasses
+
 import pytest
 
 import retrograde as rg
+from retrograde.tune import contest
+from retrograde.tune.tuner import EFFORTS
+
+RIVALS = ("ddim", "dpmpp_2m", "dpmpp_3m", "ipndm_2")
 
 
-def test_tune_writes_a_plan_that_beats_the_recipes_and_reports(call, tmp_path):
+def test_tune_writes_a_plan_that_beats_the_recipes_and_reports(call, tmp_path, monkeypatch):
+    # what the race of all recipes finds is tested beside the tuner
+    monkeypatch.setitem(EFFORTS, "seconds", dataclasses.replace(EFFORTS["seconds"], contest=RIVALS))
+    monkeypatch.setattr(contest, "USUAL_RECIPES", RIVALS)
     ran = call("tune", "toys:blobs", "--nfe", 3, "-o", "plan.json", "--condition", "0-2", "--report", "report", "--json")
     assert ran.code == 0
     plan = rg.Plan.load("plan.json")
