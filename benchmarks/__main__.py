@@ -6,7 +6,7 @@ import runpy
 import sys
 from pathlib import Path
 
-SCRIPTS = ("registry", "peers", "loop_overhead", "tuned_plans", "baselines", "strong_guidance", "two_stages")
+SCRIPTS = ("registry", "peers", "loop_overhead", "tuned_plans", "baselines", "strong_guidance", "two_stages", "inverse")
 
 for script in (*SCRIPTS, "foreign_pipeline"):
     sys.argv = [script]

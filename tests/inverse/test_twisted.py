@@ -8,7 +8,7 @@ import torch
 
 import retrograde as rg
 from retrograde import inverse, operators
-from retrograde.errors import BadValue
+from retrograde.errors import BadValue, UnknownName
 from retrograde.noise import Bulk
 from retrograde.quality import sliced_wasserstein
 
@@ -89,3 +89,42 @@ def test_without_noise_there_is_no_likelihood(prior, measurement):
     sharp = operators.Measurement(measurement.operator, measurement.y, 0.0)
     with pytest.raises(BadValue, match="a spread above 0"):
         solved(prior, sharp, "tds", 4, 0)
+
+
+def test_the_twist_of_the_covariance_is_exact_for_a_gaussian(gaussian):
+    """Of Gaussian data it is p(y | x_t), it leads to the posterior, and all it added is taken back in the end."""
+    problem = gaussian()
+    m, path, A = problem.measurement, problem.prior.path, problem.measurement.linear.matrix()
+    task = inverse.Task(4, 0, range(5), Bulk(0, range(5)), dtype=torch.float64)
+    posed = inverse.get("tds").write(problem.prior, m, task, twist="covariance")
+    x, C = 2.0 * torch.randn(5, 4, dtype=torch.float64), problem.prior.moments()[1]
+    before = torch.zeros(5, dtype=torch.float64)
+    for t in posed.plan.times[:-1]:
+        found = posed.denoiser.predict(x, t, knobs={"carried": {"inverse/twist": before}})
+        left = torch.linalg.inv(torch.linalg.inv(C) + (path.a(t) / path.s(t)) ** 2 * torch.eye(4))
+        S = A @ left @ A.T + m.std**2 * torch.eye(2, dtype=torch.float64)
+        exact = torch.distributions.MultivariateNormal(problem.prior(x, t).data @ A.T, S).log_prob(m.y)
+        assert torch.allclose(found.log_weight + before, exact + math.log(2.0 * math.pi), atol=1e-6)
+        assert torch.allclose(found.data, problem.prior.posterior(A, m.y, m.std)(x, t).data, atol=1e-6)
+        before = found.carried["inverse/twist"]
+    last = posed.denoiser.predict(x, posed.plan.times[-1], knobs={"carried": {"inverse/twist": before}})
+    assert torch.equal(last.log_weight, -before)
+    assert torch.equal(last.data, problem.prior(x, posed.plan.times[-1]).data)
+
+
+def test_the_twist_of_the_covariance_weighs_modes(prior, measurement, posterior):
+    samples = inverse.solve(
+        prior, measurement, "tds", 512, 60, 0, noise=Bulk, dtype=torch.float64, twist="covariance"
+    ).samples
+    floor = error(posterior, posterior.sample(512, seed=1).double(), 0)
+    assert error(posterior, samples, 0) < 3.0 * floor
+    led = inverse.solve(prior, measurement, "mmps", 512, 60, 0, noise=Bulk, dtype=torch.float64).samples
+    assert error(posterior, led, 0) > 6.0 * floor
+
+
+def test_twists_are_known(prior, measurement):
+    with pytest.raises(UnknownName, match="covariance"):
+        solved(prior, measurement, "tds", 4, 0, twist="covarianse")
+    wide = operators.measure(operators.mask((1, 4, 4)), torch.zeros(1, 4, 4), 0.1)
+    with pytest.raises(BadValue, match="at most 8"):
+        inverse.solve(rg.oracles.Gaussian(rg.paths.VP(), torch.zeros(1, 4, 4), 1.0), wide, "tds", 4, 4, twist="covariance")

@@ -71,24 +71,24 @@ class Likelihood(Transform):
         knobs: Mapping[str, Any] = NOTHING,
         network_time: float | None = None,
     ) -> Prediction:
-        t, a, s = _level(self.path, t)
+        t, a, s = level(self.path, t)
         if a == 0.0 or s == 0.0:
             return self.inner.predict(x_t, t, condition, knobs, network_time)
-        free, data, counted, backward = _with_backward(self.inner, x_t, t, condition, knobs, network_time)
+        free, data, counted, backward = with_backward(self.inner, x_t, t, condition, knobs, network_time)
         with torch.no_grad():
             u = self.rule(Look(self.measurement.residual(data), a, s, backward))
             shift = backward(self.measurement.linear.adjoint(u.to(data)))
             value = data + self.weight * (s * s / a) * shift
-        return _conditioned(free, x_t, value, data, counted)
+        return conditioned(free, x_t, value, data, counted)
 
 
-def _level(path: Any, t: float | Tensor) -> tuple[float, float, float]:
+def level(path: Any, t: float | Tensor) -> tuple[float, float, float]:
     if isinstance(t, Tensor):
         raise BadValue("items at levels of their own", "one level for the batch", "a plan with one time in each row")
     return t, path.a(t), path.s(t)
 
 
-def _with_backward(
+def with_backward(
     inner: AbstractDenoiser, x_t: Tensor, t: float, condition: Any, knobs: Any, network_time: float | None
 ) -> tuple[Prediction, Tensor, list[int], Callable[[Tensor], Tensor]]:
     """Return the prediction, its data mean without graph, the count of backward passes, and v -> J^T v."""
@@ -105,7 +105,7 @@ def _with_backward(
     return free, data.detach(), counted, backward
 
 
-def _conditioned(free: Prediction, x_t: Tensor, value: Tensor, data: Tensor, counted: list[int]) -> Prediction:
+def conditioned(free: Prediction, x_t: Tensor, value: Tensor, data: Tensor, counted: list[int]) -> Prediction:
     evaluations = dict(free.evaluations)
     if counted:
         label = f"{next(iter(evaluations), 'network')}:backward"
@@ -143,13 +143,13 @@ class Residual(Transform):
         passed = {name: value for name, value in knobs.items() if name != KNOB}
         if share == 0.0 or self.zeta == 0.0:
             return self.inner.predict(x_t, t, condition, passed, network_time)
-        t, _, _ = _level(self.path, t)
-        free, data, counted, backward = _with_backward(self.inner, x_t, t, condition, passed, network_time)
+        t, _, _ = level(self.path, t)
+        free, data, counted, backward = with_backward(self.inner, x_t, t, condition, passed, network_time)
         with torch.enable_grad():
             at = data.detach().requires_grad_(True)
             distance = self.measurement.residual(at).flatten(1).norm(dim=1)
             (pull,) = torch.autograd.grad(distance.sum(), at)
-        return _conditioned(free, x_t, data - self.zeta * share * backward(pull), data, counted)
+        return conditioned(free, x_t, data - self.zeta * share * backward(pull), data, counted)
 
 
 def steps_of_the_state(table: Plan) -> Plan:
@@ -233,33 +233,41 @@ def sda(
     return _posed(Likelihood(denoiser, measurement, rule), task, recipe, eta)
 
 
-_DENSE = 8
+DENSE = 8
+"""Numbers of y up to which the covariance of y given x_t is built, by so many backward passes."""
+
+
+def covariance_of_y(A: Linear, std: float, look: Look) -> tuple[Tensor, Tensor]:
+    """Return eigenvalues [n, m] and eigenvectors [n, m, m], float64, of S = A C A^T + std^2, C = (s^2/a) J."""
+    m, r = math.prod(A.measured), look.residual
+    units = torch.eye(m, dtype=r.dtype, device=r.device).reshape(m, *A.measured)
+    scale = look.s * look.s / look.a
+    columns = [A(scale * look.backward(A.adjoint(unit.expand_as(r)))).flatten(1) for unit in units]
+    S = torch.stack(columns, -1).double()
+    values, basis = torch.linalg.eigh(0.5 * (S + S.mT))
+    return values.clamp(min=0.0) + max(std, 1e-6) ** 2, basis
 
 
 def exact_spread(A: Linear, std: float, products: int | None) -> Spread:
     """Return the rule S = A C A^T + std^2 with C = (s^2/a) J, the covariance of x_0 given x_t (Tweedie's second identity).
 
-    A C A^T is only multiplied, by backward passes; where y has at most eight numbers it is built, else conjugate gradients
+    A C A^T is only multiplied, by backward passes; where y has at most `DENSE` numbers it is built, else conjugate gradients
     take at most `products` of them.
     """
     m = math.prod(A.measured)
 
     def rule(look: Look) -> Tensor:
-        scale = look.s * look.s / look.a
-
-        def product(v: Tensor) -> Tensor:
-            return A(scale * look.backward(A.adjoint(v)))
-
         r = look.residual
-        if m > _DENSE or products is not None:
-            return conjugate_gradients(lambda v: product(v) + std**2 * v, r, most=products or min(m, 5))
-        units = torch.eye(m, dtype=r.dtype, device=r.device).reshape(m, *A.measured)
-        columns = [product(unit.expand_as(r)).flatten(1) for unit in units]
-        S = torch.stack(columns, -1).double()
-        values, basis = torch.linalg.eigh(0.5 * (S + S.mT))
-        inverse = 1.0 / (values.clamp(min=0.0) + max(std, 1e-6) ** 2)
+        if m > DENSE or products is not None:
+            scale = look.s * look.s / look.a
+
+            def product(v: Tensor) -> Tensor:
+                return A(scale * look.backward(A.adjoint(v))) + std**2 * v
+
+            return conjugate_gradients(product, r, most=products or min(m, 5))
+        values, basis = covariance_of_y(A, std, look)
         turned = (basis.mT @ r.double().flatten(1)[..., None])[..., 0]
-        return (basis @ (inverse * turned)[..., None])[..., 0].to(r).reshape(r.shape)
+        return (basis @ (turned / values)[..., None])[..., 0].to(r).reshape(r.shape)
 
     return rule
 

@@ -15,24 +15,27 @@ from retrograde.errors import BadValue
 from retrograde.inverse.method import Posed, Task, method
 from retrograde.linear import LinearMap
 from retrograde.noise import Noise
-from retrograde.operators import Measurement, Spectrum, spectrum_of
+from retrograde.operators import Measurement, spectrum_of
 from retrograde.paths import Path
 from retrograde.plan import Plan, Row
 
 
-def _known(measurement: Measurement) -> tuple[Spectrum, Tensor, Tensor, Tensor]:
-    """Return the decomposition, V [d, d], the pseudo-inverse of y along V [d], and its noise along V (inf: not seen)."""
+def _known(measurement: Measurement) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the r columns of V that are seen, [d, r], the pseudo-inverse of y along them, and its noise, [r]."""
     spectrum = spectrum_of(measurement.linear)
-    seen, s = spectrum.seen, spectrum.values
-    read = spectrum.read(measurement.y.double()[None])[0]
-    safe = torch.where(seen, s, 1.0)
-    spread = torch.where(seen, measurement.std / safe, math.inf)
-    return spectrum, spectrum.basis, torch.where(seen, read / safe, 0.0), spread
+    seen = spectrum.seen
+    s = spectrum.values[seen]
+    read = spectrum.read(measurement.y.double()[None])[0][seen]
+    return spectrum.basis[:, seen].contiguous(), read / s, measurement.std / s
 
 
-def _row(basis: Tensor, t: float, t_next: float, a: float, gains: Sequence[Tensor], shift: Tensor, shape: Any) -> Row:
-    """Return the row x' = a' V (g_D V^T D + g_E V^T E + g_eps V^T eps + shift), gains in that order."""
-    on_data, on_noise, fresh = (LinearMap(basis, a * gain, 0.0) for gain in gains)
+Gain = tuple[Tensor, float]
+"""Factors along the columns that are seen, [r], and the one of every other direction."""
+
+
+def _row(basis: Tensor, t: float, t_next: float, a: float, gains: Sequence[Gain], shift: Tensor, shape: Any) -> Row:
+    """Return the row x' = a' (G_D D + G_E E + G_eps eps + V shift), the gains G in that order."""
+    on_data, on_noise, fresh = (LinearMap(basis, a * gain, a * rest) for gain, rest in gains)
     return Row(t, t_next, (0.0,), (on_data, on_noise), (fresh,), shift=(a * (basis @ shift)).reshape(shape))
 
 
@@ -64,18 +67,18 @@ def ddrm_plan(path: Path, times: Sequence[float], measurement: Measurement, eta:
     """
     if not 0.0 <= eta <= 1.0 or not 0.0 <= eta_b <= 1.0:
         raise BadValue(f"eta={eta}, eta_b={eta_b}", "both in [0, 1]", "eta=0.85, eta_b=1.0")
-    _, basis, read, spread = _known(measurement)
+    basis, read, spread = _known(measurement)
     shape, keep = measurement.operator.shape, math.sqrt(1.0 - eta * eta)
     rows = []
     for t, t_next in zip(times, times[1:], strict=False):
         sigma = path.sigma(t_next)
-        unseen, early = spread.isinf(), spread <= sigma
-        towards = torch.where(unseen, 0.0, keep * sigma / torch.where(unseen, 1.0, spread.clamp(min=1e-300)))
-        on_data = torch.where(early, 1.0 - eta_b, torch.where(unseen, 1.0, 1.0 - towards))
-        on_noise = torch.where(unseen, keep * sigma, 0.0)
-        left = (sigma * sigma - (eta_b * torch.where(unseen, 0.0, spread)) ** 2).clamp(min=0.0).sqrt()
-        fresh = torch.where(early, left, eta * sigma)
-        shift = torch.where(early, eta_b * read, torch.where(unseen, 0.0, towards * read))
+        early = spread <= sigma
+        towards = keep * sigma / spread.clamp(min=1e-300)
+        on_data = torch.where(early, 1.0 - eta_b, 1.0 - towards), 1.0
+        on_noise = torch.zeros_like(spread), keep * sigma
+        left = (sigma * sigma - (eta_b * spread) ** 2).clamp(min=0.0).sqrt()
+        fresh = torch.where(early, left, eta * sigma), eta * sigma
+        shift = torch.where(early, eta_b, towards) * read
         rows.append(_row(basis, t, t_next, path.a(t_next), (on_data, on_noise, fresh), shift, shape))
     return _plan(path, rows, times, "ddrm", {"eta": eta, "eta_b": eta_b})
 
@@ -91,30 +94,29 @@ def ddnm_plan(path: Path, times: Sequence[float], measurement: Measurement, eta:
     """
     if not 0.0 <= eta <= 1.0:
         raise BadValue(f"eta={eta}", "0 <= eta <= 1", "eta=0.85")
-    _, basis, read, spread = _known(measurement)
+    basis, read, spread = _known(measurement)
     shape, keep = measurement.operator.shape, math.sqrt(1.0 - eta * eta)
     rows = []
     for t, t_next in zip(times, times[1:], strict=False):
         sigma = path.sigma(t_next)
-        unseen = spread.isinf()
-        share = torch.where(unseen, 0.0, (eta * sigma / spread.clamp(min=1e-300)).clamp(max=1.0))
-        carried = torch.where(unseen, 0.0, share * torch.where(unseen, 0.0, spread))
-        fresh = ((eta * sigma) ** 2 - carried**2).clamp(min=0.0).sqrt()
-        on_noise = torch.full_like(fresh, keep * sigma)
-        rows.append(_row(basis, t, t_next, path.a(t_next), (1.0 - share, on_noise, fresh), share * read, shape))
+        share = (eta * sigma / spread.clamp(min=1e-300)).clamp(max=1.0)
+        fresh = ((eta * sigma) ** 2 - (share * spread) ** 2).clamp(min=0.0).sqrt(), eta * sigma
+        on_noise = torch.full_like(spread, keep * sigma), keep * sigma
+        rows.append(_row(basis, t, t_next, path.a(t_next), ((1.0 - share, 1.0), on_noise, fresh), share * read, shape))
     return _plan(path, rows, times, "ddnm", {"eta": eta})
 
 
 def _begun(denoiser: AbstractDenoiser, measurement: Measurement, task: Task, start: float) -> Tensor:
     """Return DDRM's start: along what is seen the pseudo-inverse of y and the noise it lacks, elsewhere noise."""
-    spectrum, _, read, spread = _known(measurement)
+    basis, read, spread = _known(measurement)
     path = denoiser.path
     a, s = path.a(start), path.s(start)
-    eps = spectrum.rotate(Noise(task.seed, task.items).prior(denoiser.shape, torch.float64))
+    eps = Noise(task.seed, task.items).prior(denoiser.shape, torch.float64).flatten(1)
+    along = eps @ basis
     early = a * spread <= s
     left = (s * s - (a * torch.where(early, spread, 0.0)) ** 2).sqrt()
-    begun = torch.where(early, a * read + left * eps, s * eps)
-    return spectrum.rotate_back(begun).to(device=task.device, dtype=task.dtype)
+    begun = s * eps + torch.where(early, a * read + (left - s) * along, 0.0) @ basis.T
+    return begun.reshape(-1, *denoiser.shape).to(device=task.device, dtype=task.dtype)
 
 
 @method("ddrm", "the posterior along the singular vectors of the operator, as if the data there were independent")
