@@ -3,6 +3,7 @@
 from retrograde.accelerate.blocks import BlockCache, SkipBlocks, block_cache, extrapolated, skip_blocks
 from retrograde.accelerate.deepcache import DeepCache, deepcache
 from retrograde.accelerate.encoder import EncoderCache, decode_ahead, encoder_cache, inject
+from retrograde.accelerate.picard import Swept, picard
 from retrograde.accelerate.profiled import magcache, magnitudes, steadiest
 from retrograde.accelerate.receding import receding, shifted
 from retrograde.accelerate.resolution import SteadyEntropy, entropy_scale, steady_entropy
@@ -19,6 +20,7 @@ __all__ = [
     "Saving",
     "SkipBlocks",
     "SteadyEntropy",
+    "Swept",
     "TeaCache",
     "arriving",
     "block_cache",
@@ -34,6 +36,7 @@ __all__ = [
     "inject",
     "magcache",
     "magnitudes",
+    "picard",
     "receding",
     "reuse",
     "savings",

@@ -5,17 +5,16 @@ from __future__ import annotations
 import collections
 import dataclasses
 import queue
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator
 from typing import Any, final
 
 import torch
 from torch import Tensor
 
 from retrograde import systems
+from retrograde.accelerate.answered import Answered
 from retrograde.denoisers import AbstractDenoiser, Prediction, on_path, prepare_condition
-from retrograde.denoisers.denoiser import NOTHING
 from retrograde.denoisers.prediction import selected
-from retrograde.denoisers.transform import Transform
 from retrograde.errors import BadType, BadValue, PlanError
 from retrograde.noise import Noise
 from retrograde.plan import Plan
@@ -47,24 +46,6 @@ systems.register(
 
 
 @final
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Answered(Transform):
-    """What the loop of one frame asks: it hands out the answer that was made for all frames together."""
-
-    answer: list[Prediction]
-
-    def predict(
-        self,
-        x_t: Tensor,
-        t: float | Tensor,
-        condition: Mapping[str, Any] = NOTHING,
-        knobs: Mapping[str, Any] = NOTHING,
-        network_time: float | None = None,
-    ) -> Prediction:
-        return dataclasses.replace(self.answer.pop(), x_t=x_t, t=t)
-
-
-@final
 class _Flight:
     """One frame on its way: its loop, which stands where the network has to be asked."""
 
@@ -72,7 +53,7 @@ class _Flight:
         self.plan, self.x, self.place, self.answer = plan, x, 0, []
         self.condition = prepare_condition(denoiser, condition, 1, x.device)
         self.loop: Generator[State, None, Plan] = steps(
-            plan, _Answered(denoiser, self.answer), seed=seed, x=x, items=[item], condition=condition
+            plan, Answered(denoiser, self._answer), seed=seed, x=x, items=[item], condition=condition
         )
         self._settle()
 
@@ -84,6 +65,9 @@ class _Flight:
         self.answer.append(answer)
         self._step()
         self._settle()
+
+    def _answer(self, x_t: Tensor, t: float | Tensor, condition: Any) -> Prediction:
+        return dataclasses.replace(self.answer.pop(), x_t=x_t, t=t)
 
     def _step(self) -> None:
         self.x = next(self.loop).x_t
