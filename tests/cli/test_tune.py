@@ -54,5 +54,5 @@ def test_a_fit_that_is_interrupted_leaves_the_plan_that_was_there(call, tmp_path
     before = {file.name: file.read_bytes() for file in tmp_path.iterdir() if file.is_file()}
     ran = call("tune", "toys:blobs", "--nfe", 3, "-o", "plan.json")
     assert ran.code == 130
-    assert "plan.json is as it was" in ran.err
+    assert "plan.json is as it was; the same command goes on from what is done, in plan.json.fit" in ran.err
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir() if file.is_file()} == before

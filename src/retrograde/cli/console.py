@@ -94,12 +94,12 @@ def show_error(error: Exception, *, as_json: bool) -> None:
 
 
 @contextmanager
-def left_alone(file: Path) -> Generator[None, None, None]:
-    """Say of work that was interrupted what became of the file it would have written: nothing."""
+def left_alone(file: Path, then: str = "the same command makes the same again") -> Generator[None, None, None]:
+    """Say of work that was interrupted what became of the file it would have written, nothing, and what to do then."""
     try:
         yield
     except KeyboardInterrupt:
-        note(f"interrupted: {file} is as it was; the same command makes the same again")
+        note(f"interrupted: {file} is as it was; {then}")
         raise
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import os
 from pathlib import Path
 from typing import Any
 
 from retrograde.cli.console import plain
+from retrograde.tune.journal import append_line, whole_lines
 
 Line = dict[str, Any]
 
@@ -23,16 +22,9 @@ class Store:
         self._fingerprint = fingerprint
         self._lines: dict[tuple[str, str], Line] = {}
         file.parent.mkdir(parents=True, exist_ok=True)
-        content = file.read_bytes() if file.is_file() else b""
-        for raw in content.splitlines():
-            try:
-                line = json.loads(raw)
-            except ValueError:
-                continue
-            if isinstance(line, dict) and line.get("of") == fingerprint:
+        for line in whole_lines(file):
+            if line.get("of") == fingerprint:
                 self._lines[line["kind"], line["key"]] = line["value"]
-        # A cut line must not swallow the next one.
-        self._broken = bool(content) and not content.endswith(b"\n")
 
     def get(self, kind: str, key: str) -> Line | None:
         """Return a stored value."""
@@ -41,11 +33,6 @@ class Store:
     def put(self, kind: str, key: str, value: Line) -> Line:
         """Store a value; it is on the disk when this returns."""
         value = plain(value)
-        line = json.dumps({"of": self._fingerprint, "kind": kind, "key": key, "value": value})
-        with self._file.open("a", encoding="utf-8") as stream:
-            stream.write("\n" * self._broken + line + "\n")
-            stream.flush()
-            os.fsync(stream.fileno())
-        self._broken = False
+        append_line(self._file, {"of": self._fingerprint, "kind": kind, "key": key, "value": value})
         self._lines[kind, key] = value
         return value

@@ -70,8 +70,10 @@ def tune(
     denoiser = asked.model(model, guidance, negative_prompt, device=device, dtype=dtype, **size)
     conditions = told.Told(denoiser, condition, written)
     check_writable(out)
-    with console.left_alone(out):
-        plan = fitted(denoiser, nfe, seed, effort.value, conditions, in_scheduler=scheduler, device=device)
+    journal = out.with_name(f"{out.name}.fit")
+    given = {"in_scheduler": scheduler, "device": device, "journal": journal}
+    with console.left_alone(out, f"the same command goes on from what is done, in {journal}"):
+        plan = fitted(denoiser, nfe, seed, effort.value, conditions, **given)
     plan.save(out)
     if as_json:
         console.emit({"file": str(out), "nfe": plan.nfe, "recipe": plan.recipe, "report": report_of(plan)})
@@ -131,6 +133,7 @@ def fitted(
     compare: bool = True,
     in_scheduler: bool | None = None,
     device: str = "cpu",
+    journal: Path | None = None,
 ) -> Plan:
     """Return the plan that the tuner fits, with its progress on stderr.
 
@@ -140,6 +143,7 @@ def fitted(
         compare: race the published solvers too.
         in_scheduler: fit what a pipeline's scheduler can run; None for: if it is a pipeline.
         device: where states are kept.
+        journal: folder for finished parts, so that an interrupted fit can go on.
     """
     import retrograde as rg
 
@@ -164,6 +168,7 @@ def fitted(
             in_scheduler=asked.of_pipeline(denoiser) if in_scheduler is None else in_scheduler,
             device=device,
             progress=progress,
+            journal=journal,
         )
 
 

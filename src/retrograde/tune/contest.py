@@ -15,6 +15,7 @@ from retrograde.errors import RetrogradeError
 from retrograde.plan import Plan
 from retrograde.run import NonFinite
 from retrograde.sampling import steps
+from retrograde.tune.journal import Journal
 
 USUAL_RECIPES = ("ddim", "dpmpp_2m", "dpmpp_3m", "unipc_2", "unipc_3", "ipndm_2", "ipndm_4", "deis_tab2", "heun")
 """Recipes that win somewhere; the short list of a quick race."""
@@ -95,11 +96,20 @@ def race(
     first_heat: int = 12,
     finalists: int = 6,
     told: Callable[[float], None] | None = None,
+    journal: Journal | None = None,
+    name: str = "race",
 ) -> list[Entry]:
     """Return all entries by rising error; the best of a first heat on few items run again on all of them.
 
-    `told` is called before every run with the part done; what it raises stops the race.
+    `told` is called before every run with the part done; what it raises stops the race, and the journal keeps, as `name`,
+    the entries that came in.
     """
+    kept = Journal() if journal is None else journal
+
+    def enter(recipe: str, grid: str, plan: Plan, reference: Reference) -> Entry:
+        key = f"{name} {recipe} {grid} {len(reference.items)}"
+        return Entry(**kept.value(key, lambda: dataclasses.asdict(_enter(recipe, grid, plan, reference))))
+
     heat, full = reference.part(first_heat), len(reference.items)
     entrants = list(plans(reference.denoiser, nfe, names))
     final = min(finalists, len(entrants)) if full > first_heat else 0
@@ -110,13 +120,13 @@ def race(
         if told is not None:
             told((len(entries) + len(best)) / (len(entrants) + final))
 
-    for name, grid, plan in entrants:
+    for recipe, grid, plan in entrants:
         tell()
-        entries.append((_enter(name, grid, plan, heat), plan))
+        entries.append((enter(recipe, grid, plan, heat), plan))
     entries.sort(key=lambda pair: pair[0].error)
     for entry, plan in entries[:final]:
         tell()
-        best.append(_enter(entry.recipe, entry.grid, plan, reference))
+        best.append(enter(entry.recipe, entry.grid, plan, reference))
     rest = [e for e, _ in entries[len(best) :]]
     return [*sorted(best, key=lambda e: e.error), *rest]
 

@@ -15,6 +15,7 @@ from retrograde.plan import Plan
 from retrograde.tune.contest import Reference
 from retrograde.tune.correct import Lesson
 from retrograde.tune.fit import Fitter
+from retrograde.tune.journal import Journal
 from retrograde.tune.levels import Levels, Limited, OnPolicy, descend
 from retrograde.tune.teacher import Progress, Teacher, levels_of, teach
 
@@ -43,6 +44,7 @@ class CorrectedFit:
         lesson: how the corrections of the plan are learned.
         first_item: number of the first of the trajectories.
         condition: prepared conditions of theirs.
+        journal: of the call.
     """
 
     fitter: Fitter
@@ -55,6 +57,7 @@ class CorrectedFit:
     condition: dict[str, Tensor]
     tell: Progress
     device: torch.device | str = "cpu"
+    journal: Journal = dataclasses.field(default_factory=Journal)
 
     def run(self, starts: Sequence[Levels], error: float) -> tuple[Plan, float, int]:
         """Return the fitted plan, its validation error and the network evaluations spent.
@@ -84,7 +87,7 @@ class CorrectedFit:
         n, size = self.fitter.teacher.n, len(self.fitter.teacher.times)
         lesson = dataclasses.replace(self.lesson, epochs=QUICK)
         small = dataclasses.replace(self.fitter, element=0.1, lesson=lesson, taught=3 * n // 4)
-        policy = OnPolicy(small)
+        policy = OnPolicy(small, self.journal, "corrected")
         score = Limited(policy, self.candidates, self.tell, "levels with corrections", self.candidates)
         start = min(starts[:2], key=score)
         return descend(score, start, size, (4, 2, 1), last_first=False)[0], policy.evaluations * n
@@ -119,18 +122,22 @@ class CorrectedFit:
             if far <= CLOSE * error:
                 break
         _, recipe, grid = best
-        teacher = teach(
-            denoiser,
-            self.trajectories,
-            self.seed,
-            levels=grid,
-            keep=keep,
-            first_item=self.first_item,
-            condition=self.condition,
-            recipe=recipe,
-            progress=lambda _, part: self.tell("short trajectories", part),
-            device=self.device,
-        )
+
+        def made_all() -> dict[str, Tensor]:
+            return teach(
+                denoiser,
+                self.trajectories,
+                self.seed,
+                levels=grid,
+                keep=keep,
+                first_item=self.first_item,
+                condition=self.condition,
+                recipe=recipe,
+                progress=lambda _, part: self.tell("short trajectories", part),
+                device=self.device,
+            ).tensors()
+
+        teacher = Teacher.of(self.journal.tensors("short", made_all), self.device)
         return teacher, spent + teacher.evaluations * teacher.n
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from retrograde.tune.fit import Fitter, Student
+from retrograde.tune.journal import Journal
 from retrograde.tune.teacher import Progress, Teacher, amplification
 
 Levels = tuple[int, ...]
@@ -114,10 +115,13 @@ class OnPolicy:
     """Scores levels by fitting on policy; students of common beginnings are kept, so a late change is cheap.
 
     Attributes:
-        evaluations: network evaluations per item spent so far.
+        journal, name: where scores are kept, and as what.
+        evaluations: network evaluations per item spent so far, also by the interrupted calls whose scores are known.
     """
 
     fitter: Fitter
+    journal: Journal = dataclasses.field(default_factory=Journal)
+    name: str = "scores"
     evaluations: int = 0
     scores: dict[Levels, float] = dataclasses.field(default_factory=dict)
     _students: dict[Levels, Student] = dataclasses.field(default_factory=dict)
@@ -125,17 +129,22 @@ class OnPolicy:
     def __call__(self, levels: Levels) -> float:
         """Return the root mean square error of the fit on these levels, on the items it did not learn from, if any."""
         if levels not in self.scores:
-            known = [self._students.get(levels[: i + 1]) for i in range(len(levels))]
-            asked = [student for student in known[: known.index(None) if None in known else None] if student is not None]
-            students, arrived = self.fitter.run(levels, asked)
-            self.evaluations += len(levels) - len(asked)
-            if len(self._students) > 64:
-                self._students.clear()
-            self._students |= {levels[: i + 1]: student for i, student in enumerate(students)}
-            taught = self.fitter.taught or 0
-            error = arrived.x[taught:] - self.fitter.teacher.end[taught:]
-            self.scores[levels] = float(error.pow(2).mean(dtype=torch.float64).sqrt())
+            name = f"{self.name} {' '.join(map(str, levels))}"
+            self.scores[levels], spent = self.journal.value(name, lambda: self._scored(levels))
+            self.evaluations += spent
         return self.scores[levels]
+
+    def _scored(self, levels: Levels) -> tuple[float, int]:
+        """Return the score, and the network evaluations per item that it took."""
+        known = [self._students.get(levels[: i + 1]) for i in range(len(levels))]
+        asked = [student for student in known[: known.index(None) if None in known else None] if student is not None]
+        students, arrived = self.fitter.run(levels, asked)
+        if len(self._students) > 64:
+            self._students.clear()
+        self._students |= {levels[: i + 1]: student for i, student in enumerate(students)}
+        taught = self.fitter.taught or 0
+        error = arrived.x[taught:] - self.fitter.teacher.end[taught:]
+        return float(error.pow(2).mean(dtype=torch.float64).sqrt()), len(levels) - len(asked)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

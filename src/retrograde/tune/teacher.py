@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -43,6 +43,17 @@ class Teacher:
     def part(self, items: slice) -> Teacher:
         """Return the trajectories of some items."""
         return dataclasses.replace(self, states=self.states[:, items], outputs=self.outputs[:, items], end=self.end[items])
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return everything as tensors by name, to be kept in a file."""
+        numbers = {"times": torch.tensor(self.times, dtype=torch.float64), "evaluations": torch.tensor(self.evaluations)}
+        return {"states": self.states, "outputs": self.outputs, "end": self.end} | numbers
+
+    @classmethod
+    def of(cls, kept: Mapping[str, Tensor], device: torch.device | str = "cpu") -> Teacher:
+        """Return the trajectories that `tensors` wrote."""
+        states, outputs, end = (kept[name].to(device) for name in ("states", "outputs", "end"))
+        return cls(tuple(kept["times"].tolist()), states, outputs, end, int(kept["evaluations"]))
 
 
 def levels_of(denoiser: AbstractDenoiser, n: int) -> tuple[float, ...]:

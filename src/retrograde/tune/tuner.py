@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import time
+import hashlib
 from collections.abc import Callable, Sequence
+from os import PathLike
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from retrograde.tune.contest import USUAL_RECIPES, Entry, Reference, race
 from retrograde.tune.correct import Lesson, affordable, multiplications
 from retrograde.tune.corrected import CorrectedFit
 from retrograde.tune.fit import Fitter
+from retrograde.tune.journal import Journal
 from retrograde.tune.levels import Levels, Limited, OnPolicy, Surrogate, descend, starts
 from retrograde.tune.teacher import Progress, Teacher, teach
 
@@ -89,6 +91,7 @@ def tune(
     in_scheduler: bool = False,
     progress: Progress | None = None,
     device: torch.device | str = "cpu",
+    journal: str | PathLike[str] | None = None,
 ) -> Plan:
     """Fit a plan of exactly `nfe` evaluations to a denoiser, and measure it on noise it has not seen.
 
@@ -104,6 +107,8 @@ def tune(
         in_scheduler: fit what `interop.diffusers.PlanScheduler` can run: a plan that begins with an evaluation, at a level
             at which noise alone may stand for a state, and whose corrections are told no conditions. A little less exact.
         progress: called with the stage and the part done.
+        journal: a folder for finished parts: the same call again goes on where an interrupted one was, and ends at the same
+            plan. It holds the reference trajectories (as much as they take in memory), and is removed at the end.
 
     Returns:
         A plan whose `report` holds the held-out figures: "error" (root mean square distance to the reference end points,
@@ -132,9 +137,11 @@ def tune(
             raise UnknownName("effort", effort, EFFORTS)
         effort = EFFORTS[effort]
     tell = progress or _silent
-    began = time.perf_counter()
     job = _Job(denoiser, nfe, seed, effort, condition, tell, device)
-    teacher, prepared = job.trajectories()
+    prepared = job.conditions()
+    if journal is not None:
+        job = dataclasses.replace(job, journal=job.opened(journal, prepared, in_scheduler))
+    teacher = job.trajectories(prepared)
     fitter = Fitter(
         denoiser,
         teacher.part(slice(0, effort.fit)),
@@ -152,11 +159,10 @@ def tune(
         corrected, its_error, more = job.correct(fitter, candidates, validation, error, prepared, lesson)
         spent += more
         fitted, error = (corrected, its_error) if its_error < error else (fitted, error)
-    seconds = time.perf_counter() - began
     variants = min(len(candidates), FINALISTS) * len(VARIANTS) * nfe * (effort.fit + effort.validation)
     report: dict[str, Any] = {
         "returned": "fitted",
-        "seconds": round(seconds, 3),
+        "seconds": job.journal.value("seconds", lambda: round(job.journal.seconds, 3)),
         "evaluations": teacher.evaluations * teacher.n + spent + variants + effort.moments * MOMENTS_NFE,
         "validation_error": error,
         "corrections": job.cost(fitted, prepared),
@@ -170,6 +176,7 @@ def tune(
         report["pixels"] = job.decoded(fitted, held_out)
     provenance = {"tuner": "closed form, on policy", "nfe": nfe, "seed": seed, "effort": dataclasses.asdict(effort)}
     provenance |= {"in_scheduler": True} if in_scheduler else {}
+    job.journal.done()
     tell("done", 1.0)
     return dataclasses.replace(fitted, report=report, provenance={**fitted.provenance, **provenance})
 
@@ -189,23 +196,45 @@ class _Job:
     condition: Any
     tell: Callable[[str, float], None]
     device: torch.device | str
+    journal: Journal = dataclasses.field(default_factory=Journal)
 
-    def trajectories(self) -> tuple[Teacher, dict[str, Tensor]]:
-        """Return the reference trajectories of all splits, and their conditions."""
-        n = self.effort.fit + self.effort.validation + self.effort.held_out
-        given = self.condition(n, self.seed) if callable(self.condition) else self.condition
-        prepared = prepare_condition(self.denoiser, given, n, self.device)
-        teacher = teach(
-            self.denoiser,
-            n,
-            self.seed,
-            levels=self.effort.levels,
-            first_item=_ITEMS,
-            condition=prepared,
-            progress=self.tell,
-            device=self.device,
-        )
-        return teacher, prepared
+    @property
+    def items(self) -> int:
+        """Number of the reference trajectories, over all splits."""
+        return self.effort.fit + self.effort.validation + self.effort.held_out
+
+    def conditions(self) -> dict[str, Tensor]:
+        """Return the conditions of the reference trajectories."""
+        given = self.condition(self.items, self.seed) if callable(self.condition) else self.condition
+        return prepare_condition(self.denoiser, given, self.items, self.device)
+
+    def opened(self, folder: str | PathLike[str], prepared: dict[str, Tensor], in_scheduler: bool) -> Journal:
+        """Return the journal of this call: what decides its parts is the question, and the network's answer to noise."""
+        denoiser, told = self.denoiser, hashlib.sha256()
+        for name in sorted(prepared):
+            told.update(name.encode() + prepared[name].cpu().float().numpy().tobytes())
+        question = [denoiser.path.fingerprint, denoiser.name, list(denoiser.shape), told.hexdigest(), in_scheduler]
+        question += [self.nfe, self.seed, dataclasses.asdict(self.effort)]
+        plan = recipes.plan("ddim", denoiser, nfe=2)
+        few = {name: value[:2] for name, value in prepared.items()}
+        return Journal(folder, question, sample(denoiser, plan, 2, self.seed, condition=few, device=self.device))
+
+    def trajectories(self, prepared: dict[str, Tensor]) -> Teacher:
+        """Return the reference trajectories of all splits."""
+
+        def made() -> dict[str, Tensor]:
+            return teach(
+                self.denoiser,
+                self.items,
+                self.seed,
+                levels=self.effort.levels,
+                first_item=_ITEMS,
+                condition=prepared,
+                progress=self.tell,
+                device=self.device,
+            ).tensors()
+
+        return Teacher.of(self.journal.tensors("trajectories", made), self.device)
 
     def samples(self, prepared: dict[str, Tensor]) -> Tensor:
         """Return end points of a quick recipe, [m, d], for the moments of the denoiser's data.
@@ -217,10 +246,12 @@ class _Job:
         condition = {name: value[torch.arange(m) % len(value)] for name, value in prepared.items()}
         plan = recipes.plan("dpmpp_2m", self.denoiser, nfe=MOMENTS_NFE, grid="shifted")
         items = range(2 * _ITEMS, 2 * _ITEMS + m)
-        made = sample(
-            self.denoiser, plan, m, self.seed, condition=condition, items=items, batch_size=128, device=self.device
-        )
-        return made.flatten(1).float()
+
+        def made() -> dict[str, Tensor]:
+            given = {"condition": condition, "items": items, "batch_size": 128, "device": self.device}
+            return {"end": sample(self.denoiser, plan, m, self.seed, **given).flatten(1).float()}
+
+        return self.journal.tensors("samples", made)["end"].to(self.device)
 
     def reference(self, teacher: Teacher, prepared: dict[str, Tensor], low: int, high: int) -> Reference:
         """Return a split as something plans can be measured on."""
@@ -243,7 +274,7 @@ class _Job:
             levels, value = descend(surrogate, start, size)
             found[levels] = value
         ranked = sorted(found, key=lambda levels: found[levels])
-        policy = OnPolicy(small)
+        policy = OnPolicy(small, self.journal)
         chosen: dict[Levels, float] = {}
         for i, start in enumerate(ranked[: self.effort.refined]):
             tried, most = (i * self.effort.candidates, self.effort.refined * self.effort.candidates)
@@ -295,8 +326,16 @@ class _Job:
             condition,
             self.tell,
             self.device,
+            self.journal,
         )
-        return fit.run(candidates, error)
+
+        def made() -> dict[str, Any]:
+            plan, its_error, spent = fit.run(candidates, error)
+            self.journal.plan("corrected", lambda: plan)
+            return {"error": its_error, "spent": spent}
+
+        kept = self.journal.value("corrected", made)
+        return self.journal.plan("corrected", lambda: fit.run(candidates, error)[0]), kept["error"], kept["spent"]
 
     def cost(self, plan: Plan, prepared: dict[str, Tensor]) -> dict[str, float] | None:
         """Return the number of weights of a plan's corrections, and what they cost in evaluations; None without any."""
@@ -325,12 +364,14 @@ class _Job:
         """Race the published solvers, write them into the report, and return the best one if it beats the fit."""
         raced: dict[str, list[Entry]] = {}
         for place, (key, budget) in enumerate((("best_recipe", self.nfe), ("best_recipe_at_twice", 2 * self.nfe))):
-            raced[key] = race(held_out, budget, self.effort.contest, told=self._racing(place))
+            told = {"told": self._racing(place), "journal": self.journal, "name": key}
+            raced[key] = race(held_out, budget, self.effort.contest, **told)
             report[key] = dataclasses.asdict(raced[key][0]) if raced[key] else None
         report["recipes"] = [dataclasses.asdict(entry) for entries in raced.values() for entry in entries]
         if not raced["best_recipe"]:
             return fitted
-        rival = race(validation, self.nfe, self.effort.contest, finalists=1, told=self._racing(2))[0]
+        told = {"told": self._racing(2), "journal": self.journal, "name": "validation"}
+        rival = race(validation, self.nfe, self.effort.contest, finalists=1, **told)[0]
         if rival.error >= error:
             return fitted
         report["returned"] = f"recipe {rival.recipe} on grid {rival.grid}: better than the fit on validation"
