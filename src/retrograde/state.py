@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
 from retrograde.denoisers import Prediction
@@ -83,6 +84,25 @@ class Memory:
             for one in self.kept
         )
         carried = {name: tensor[places] for name, tensor in self.carried.items()}
+        return Memory(states, kept, noises, self.visits, carried)
+
+    def beside(self, other: Memory) -> Memory:
+        """Return the past of these items and, after them, of those of another run that is as far with the same rows."""
+        joined: dict[tuple[int, int], Tensor] = {}  # a tensor that is kept twice stays one
+
+        def both(one: Tensor, two: Tensor) -> Tensor:
+            if (id(one), id(two)) not in joined:
+                joined[id(one), id(two)] = torch.cat([one, two])
+            return joined[id(one), id(two)]
+
+        states, noises = (tuple(map(both, *parts)) for parts in ((self.states, other.states), (self.noises, other.noises)))
+        kept = tuple(
+            Reading(one.c_x, both(one.x_t, two.x_t), one.c_value, both(one.value, two.value))
+            if isinstance(one, Reading) and isinstance(two, Reading)
+            else both(one.made if isinstance(one, Reading) else one, two.made if isinstance(two, Reading) else two)
+            for one, two in zip(self.kept, other.kept, strict=True)
+        )
+        carried = {name: both(tensor, other.carried[name]) for name, tensor in self.carried.items()}
         return Memory(states, kept, noises, self.visits, carried)
 
 

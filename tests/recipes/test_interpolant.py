@@ -1,6 +1,7 @@
 """Steps of stochastic interpolants: their limits are the samplers that are known, and their flow tells densities."""
 
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ import torch
 import retrograde as rg
 from retrograde.denoisers import Coupled
 from retrograde.errors import BadValue, UnknownName
+from retrograde.noise import Bulk
 from retrograde.plan import Plan
 
 
@@ -107,3 +109,39 @@ def test_what_is_no_diffusion_is_refused():
         rg.plan("interpolant_sde", rg.paths.Interpolant(), nfe=4, diffusion=-1.0)
     with pytest.raises(UnknownName, match="schedule"):
         rg.plan("interpolant_sde", rg.paths.Interpolant(), nfe=4, schedule="cosine")
+
+
+def test_the_squared_schedule_is_that_of_searches_and_keeps_the_law(mixture):
+    """e = g^2/2 with g = 3 t^2 on the flow: k = exp(-3 (t^3 - t'^3)/2); on both paths moments are the data's."""
+    flow, vp = rg.paths.Flow(), rg.paths.VP()
+    plan = rg.plan("interpolant_sde", flow, nfe=10, grid="uniform", diffusion=3.0, schedule="squared")
+    for row in plan.rows[:-1]:
+        keep = math.exp(-1.5 * (row.time**3 - row.next_time**3))
+        assert row.noises[0] == pytest.approx(row.next_time * math.sqrt(1.0 - keep * keep), rel=1e-9)
+    none = rg.plan("interpolant_sde", flow, nfe=10, grid="uniform", diffusion=0.0, schedule="squared")
+    den = mixture(flow)
+    euler = rg.plan("euler", flow, nfe=10, grid="uniform")
+    assert torch.allclose(*(rg.sample(den, p, n=4, dtype=torch.float64) for p in (none, euler)), rtol=0, atol=1e-9)
+    normal = rg.oracles.Gaussian(flow, torch.tensor([0.5]), 0.25)
+    for path in (flow, vp):
+        fine = rg.plan("interpolant_sde", path, nfe=100, grid="log_snr", diffusion=3.0, schedule="squared")
+        for state in rg.steps(fine, normal, n=2000, noise=Bulk):
+            if state.index % 33 == 30 and state.t is not None:
+                a, s = path.a(state.t), path.s(state.t)
+                spread = math.sqrt(0.25 * a * a + s * s)
+                assert abs(float(state.x_t.mean()) - 0.5 * a) < 3.5 * spread / math.sqrt(2000)
+                assert abs(float(state.x_t.std()) / spread - 1.0) < 3.5 / math.sqrt(4000)
+
+
+def test_a_flow_on_another_path_ends_where_it_would(mixture):
+    """The interpolant changed for another: a step in log-SNR is the same on both, and fine steps of any kind agree."""
+    flow, vp = rg.paths.Flow(), rg.paths.VP()
+    den = mixture(flow)
+    eps = torch.randn(4, *den.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    sigmas = torch.logspace(math.log10(60.0), -2.0, 241, dtype=torch.float64).tolist()
+    ends = []
+    for name, path in (("dpmpp_3m", flow), ("dpmpp_3m", vp), ("heun", flow)):
+        times = [path.time_of_sigma(sigma) for sigma in sigmas]
+        ends.append(rg.sample(den, rg.plan(name, path, grid=times), x=path.s(times[0]) * eps))
+    assert torch.allclose(ends[0], ends[1], rtol=0, atol=1e-10)
+    assert torch.allclose(ends[0], ends[2], rtol=0, atol=1e-4)

@@ -17,7 +17,7 @@ from retrograde.paths import Path
 from retrograde.plan import Row
 from retrograde.recipes.recipe import recipe
 
-SCHEDULES = ("constant", "reverse")
+SCHEDULES = ("constant", "reverse", "squared")
 _NODES, _WEIGHTS = (values.tolist() for values in np.polynomial.legendre.leggauss(16))
 
 _PAPER = {
@@ -75,7 +75,8 @@ def interpolant_sde(path: Path, times: tuple[float, ...], diffusion: float = 1.0
     """x' = a' D + b' Y + s' (k E + sqrt(1 - k^2) eps), k = exp(-integral of e/s^2): weak order 1, one evaluation per step.
 
     Args:
-        diffusion: e, or with schedule="reverse" e in units of half the forward SDE's g^2, where 1 is DDPM.
+        diffusion: e; with schedule="reverse" e in units of half the forward SDE's g^2, where 1 is DDPM; with "squared"
+            the c of e = g^2/2, g = c (t/t_max)^2, where 3 is what was chosen for searches (Kim et al., 2025, 2503.19385).
 
     Raises:
         BadValue: a negative diffusion.
@@ -90,16 +91,20 @@ def interpolant_sde(path: Path, times: tuple[float, ...], diffusion: float = 1.0
         if schedule == "reverse":
             keep = (path.sigma(t_next) / path.sigma(t)) ** diffusion if path.a(t_next) > 0.0 else 1.0
         else:
-            keep = math.exp(-diffusion * _turnover(path, t_next, t))
+            keep = math.exp(-_turnover(path, t_next, t, diffusion, schedule))
         rows.append(_step(path, t, t_next, keep))
     return rows
 
 
-def _turnover(path: Path, low: float, high: float) -> float:
-    """The integral of 1/s^2 over path time, by a quadrature whose error is but another diffusion."""
+def _turnover(path: Path, low: float, high: float, diffusion: float, schedule: str) -> float:
+    """The integral of e/s^2 over path time, by a quadrature whose error is but another diffusion."""
     half = 0.5 * (high - low)
-    levels = (path.s(low + half * (1.0 + node)) for node in _NODES)
-    return sum(half * weight / s**2 if s > 0.0 else math.inf for weight, s in zip(_WEIGHTS, levels, strict=True))
+    total = 0.0
+    for node, weight in zip(_NODES, _WEIGHTS, strict=True):
+        t = low + half * (1.0 + node)
+        e = diffusion if schedule == "constant" else 0.5 * (diffusion * (t / path.t_max) ** 2) ** 2
+        total += half * weight * e / path.s(t) ** 2 if path.s(t) > 0.0 else math.inf
+    return total
 
 
 @recipe(
