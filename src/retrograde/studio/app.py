@@ -25,7 +25,7 @@ from retrograde.errors import RetrogradeError
 from retrograde.studio import lines, request, shown, work
 from retrograde.studio.desk import Busy, Desk, Event, Job
 from retrograde.studio.guard import Guard
-from retrograde.studio.shelf import Shelf
+from retrograde.studio.shelf import Shelf, fine_grid
 
 STATIC = Path(str(files("retrograde.studio"))) / "static"
 _log = logging.getLogger("retrograde.studio")
@@ -78,7 +78,7 @@ def create(model: str | None = None, folder: Path | None = None, host: str = "12
     def export_lines(asks: request.Shown) -> dict[str, str]:
         denoiser, condition = shelf.denoiser(asks.batch), shelf.condition(asks.batch)
         sides = [(sampler, shelf.plan(sampler, denoiser)) for sampler in asks.samplers]
-        return {"name": "studio.py", "text": lines.lines(asks.batch, condition, sides)}
+        return {"name": "studio.py", "text": lines.lines(asks.batch, condition, sides, fine_grid(denoiser))}
 
     @app.post("/api/export/plan")
     def export_plan(asks: request.Shown, side: int = 0) -> Response:

@@ -17,17 +17,19 @@ def file_name(plan: Plan, batch: Batch, side: int = 0) -> str:
     return f"{safe}-{plan.nfe}{'' if side == 0 else '-b'}.json"
 
 
-def lines(batch: Batch, condition: Any, sides: list[tuple[Sampler, Plan]]) -> str:
+def lines(batch: Batch, condition: Any, sides: list[tuple[Sampler, Plan]], fine_grid: str | None) -> str:
     """Return Python that draws the samples of one or two plans, their difference, and their errors.
 
-    A plan that no recipe writes is loaded from the file it is exported to.
+    A plan that no recipe writes is loaded from the file it is exported to. `fine_grid` is the grid of the plan that errors
+    are measured to.
     """
     text = ["import retrograde as rg", "", f"den = rg.load({_text(batch.model)})"]
     if batch.guidance is not None:
-        text.append(f"den = rg.guide.cfg(den, {batch.guidance!r})")
+        away = f", negative={_text(batch.negative.strip())}" if batch.negative.strip() else ""
+        text.append(f"den = rg.guide.cfg(den, {batch.guidance!r}{away})")
     given = "" if condition is None else ", condition=condition"
     if condition is not None:
-        text.append(f"condition = {condition!r}")
+        text.append(f"condition = {_text(condition)}")
     for side, (sampler, plan) in enumerate(sides):
         name = "ab"[side]
         text += ["", *_plan(name, sampler, plan, batch, side)]
@@ -37,10 +39,9 @@ def lines(batch: Batch, condition: Any, sides: list[tuple[Sampler, Plan]]) -> st
     told = [("ab"[side]) for side, (_, plan) in enumerate(sides) if not plan.stochastic]
     if told:
         recipe, nfe = REFERENCE
-        text += [
-            "",
-            f"fine = rg.sample(den, rg.plan({_text(recipe)}, den, nfe={nfe}), n={batch.n}, seed={batch.seed}{given})",
-        ]
+        grid = "" if fine_grid is None else f", grid={_text(fine_grid)}"
+        text += ["", f"plan_fine = rg.plan({_text(recipe)}, den, nfe={nfe}{grid})"]
+        text.append(f"fine = rg.sample(den, plan_fine, n={batch.n}, seed={batch.seed}{given})")
         text += [f'print(f"error of {n.upper()}: {{({n} - fine).square().mean().sqrt():.4g}} (rms)")' for n in told]
     return "\n".join(text) + "\n"
 

@@ -51,13 +51,15 @@ class Sampler(_Strict):
 
 
 class Batch(_Strict):
-    """Whose samples, how many, from which noise, and of what."""
+    """Whose samples, how many, from which noise, and of what: numbers, or a text a line dealt to the items in turn."""
 
     model: str
     n: Annotated[int, pydantic.Field(ge=1, le=ITEMS)] = 12
     seed: Annotated[int, pydantic.Field(ge=0, lt=2**63)] = 0
     condition: str = ""
     guidance: float | None = None
+    prompt: Annotated[str, pydantic.Field(max_length=10_000)] = ""
+    negative: Annotated[str, pydantic.Field(max_length=10_000)] = ""
 
 
 class Run(_Strict):

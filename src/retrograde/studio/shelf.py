@@ -18,6 +18,7 @@ from torch import Tensor
 import retrograde as rg
 from retrograde import grids
 from retrograde.cli import asked
+from retrograde.cli.told import Told
 from retrograde.denoisers import AbstractDenoiser
 from retrograde.errors import BadFile, BadType, BadValue, RetrogradeError, UnknownName
 from retrograde.plan import Plan
@@ -69,23 +70,37 @@ class Shelf:
         return denoiser
 
     def denoiser(self, batch: Batch) -> AbstractDenoiser:
-        """Return the denoiser of a batch, guided where it asks for a weight."""
-        denoiser = self.model(batch.model)
-        return denoiser if batch.guidance is None else rg.guide.cfg(denoiser, batch.guidance)
-
-    def condition(self, batch: Batch) -> Any:
-        """Return the condition of a batch, one value for each item or None.
+        """Return the denoiser of a batch, guided where it asks for a weight.
 
         Raises:
-            BadValue: it is not written as numbers and ranges, or names a class the network does not have.
+            BadValue: a text to lead away from without a weight, or for a model that reads none.
         """
-        text = batch.condition.strip() or None
+        denoiser, negative = self.model(batch.model), batch.negative.strip() or None
+        if negative is not None and (batch.guidance is None or not denoiser.reads):
+            reads = f"a weight of guidance for {batch.model!r}" if denoiser.reads else "a model that reads texts"
+            raise BadValue("a negative prompt", reads, "guidance 7.5" if denoiser.reads else "leave it empty")
+        return denoiser if batch.guidance is None else rg.guide.cfg(denoiser, batch.guidance, negative=negative)
+
+    def condition(self, batch: Batch, n: int | None = None) -> Any:
+        """Return the condition of a batch as Python says it: values or texts, one for each of n items, or None.
+
+        Raises:
+            BadValue: it is not written as numbers and ranges, names a class the network does not have, or is a text for a
+                model that reads none.
+        """
+        denoiser, text, count = self.model(batch.model), batch.condition.strip() or None, n or batch.n
+        texts = tuple(line.strip() for line in batch.prompt.splitlines() if line.strip())
         try:
-            asked.check_labels(self.model(batch.model), text)
-            return asked.condition(text, batch.n)
+            Told(denoiser, text, texts or (("",) if denoiser.reads else ()))
+            numbers = asked.condition(text, count)
+            if not denoiser.reads:
+                return numbers
+            (name,) = denoiser.reads
+            dealt = [texts[i % len(texts)] for i in range(count)] if len(texts) > 1 else "".join(texts)
+            return dealt if numbers is None else {name: dealt, **numbers}
         except BadValue as error:  # said as the command's option; the page has a field
             parts = (error.given, error.allowed, error.mend)
-            raise BadValue(*(part.replace("--condition ", "condition ") for part in parts)) from None
+            raise BadValue(*(part.replace("--condition", "condition").replace("--p", "p") for part in parts)) from None
 
     def plan(self, sampler: Sampler, denoiser: AbstractDenoiser) -> Plan:
         """Return the plan a sampler asks for.
@@ -190,7 +205,17 @@ class Shelf:
 def fine(denoiser: AbstractDenoiser) -> Plan:
     """Return the plan errors are measured to."""
     name, nfe = REFERENCE
-    return rg.plan(name, denoiser, nfe=nfe)
+    return rg.plan(name, denoiser, nfe=nfe, grid=fine_grid(denoiser))
+
+
+def fine_grid(denoiser: AbstractDenoiser) -> str | None:
+    """Return the grid of that plan: the usual one, or "uniform" where crowded levels would ask a network's step twice."""
+    name, nfe = REFERENCE
+    try:
+        rg.plan(name, denoiser, nfe=nfe)
+    except BadValue:
+        return "uniform"
+    return None
 
 
 def times(denoiser: AbstractDenoiser, levels: Sequence[Level]) -> tuple[float, ...]:

@@ -6,6 +6,8 @@ import inspect
 import math
 from typing import Any
 
+import torch
+
 import retrograde as rg
 from retrograde import grids, plan_file
 from retrograde._version import __version__
@@ -84,6 +86,8 @@ def model(shelf: Shelf, name: str) -> dict[str, Any]:
         "path": {"name": denoiser.path.name, "fingerprint": denoiser.path.fingerprint},
         "predicts": denoiser.predicts,
         "conditions": sorted(denoiser.conditions),
+        "typed": sorted(name for name, null in denoiser.conditions.items() if torch.as_tensor(null).ndim == 0),
+        "reads": sorted(denoiser.reads),
         "classes": labels if isinstance(labels, int) else 0,
         "sigma": {"low": low, "high": high},
         "embedded": name in configurations(),

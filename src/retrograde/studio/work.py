@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 import retrograde as rg
-from retrograde.cli import asked
 from retrograde.denoisers import AbstractDenoiser
 from retrograde.plan import Plan
 from retrograde.quality import paired_error
@@ -122,10 +121,9 @@ def tune(job: Job, shelf: Shelf, asks: Tune) -> None:
     batch = asks.batch
     denoiser = shelf.denoiser(batch)
     shelf.condition(batch)  # raises for a class the network does not have, before minutes are spent
-    text = batch.condition.strip() or None
 
     def given(n: int, seed: int) -> Any:
-        return asked.condition(text, n)
+        return shelf.condition(batch, n)
 
     plan = rg.tune(
         denoiser, nfe=asks.nfe, seed=batch.seed, effort=asks.effort, condition=given, compare=True, progress=job.progress

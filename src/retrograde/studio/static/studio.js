@@ -29,6 +29,8 @@ function readBatch() {
     seed: $("seed").valueAsNumber,
     condition: $("condition-field").hidden ? "" : $("condition").value,
     guidance: guidance === 1 ? null : guidance,
+    prompt: facts.reads.length ? $("prompt").value : "",
+    negative: $("negative-field").hidden ? "" : $("negative").value,
   };
 }
 
@@ -66,8 +68,10 @@ async function pickModel() {
   const { width, height } = facts.item;
   const digits = facts.classes ? `, classes 0 to ${facts.classes - 1}` : "";
   $("facts").textContent = `${facts.shape.join("×")} on path ${facts.path.name}, predicts ${facts.predicts}${digits}`;
-  const none = facts.conditions.length === 0;
-  $("condition-field").hidden = $("guidance-field").hidden = none;
+  $("condition-field").hidden = facts.typed.length === 0;
+  $("guidance-field").hidden = facts.conditions.length === 0;
+  $("prompt-field").hidden = facts.reads.length === 0;
+  offerNegative();
   $("condition").placeholder = facts.classes ? `none, or 3, or 0-${facts.classes - 1}` : "none, or name=3";
   Object.assign(axis, { range: facts.sigma });
   pictures.forEach((picture) => Object.assign(picture, { item: { width, height } }));
@@ -85,6 +89,12 @@ async function pickModel() {
   });
   run();
   await listPlans();
+}
+
+/** A text to lead away from needs a weight of guidance that leads. */
+function offerNegative() {
+  const guided = $("guidance").value !== "" && $("guidance").valueAsNumber !== 1;
+  $("negative-field").hidden = !guided || !facts?.reads.length;
 }
 
 async function listPlans() {
@@ -336,7 +346,15 @@ function attempt(work) {
 function wire() {
   $("batch").addEventListener("submit", (event) => event.preventDefault());
   $("model").addEventListener("change", pickModel);
-  for (const id of ["n", "seed", "condition", "guidance"]) $(id).addEventListener("change", run);
+  $("guidance").addEventListener("input", offerNegative);
+  for (const id of ["n", "seed", "condition", "guidance", "prompt", "negative"]) $(id).addEventListener("change", run);
+  for (const id of ["prompt", "negative"]) {
+    $(id).addEventListener("keydown", (event) => {
+      if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey)) return;
+      $(id).blur(); // what changed is said to have changed, and run
+      $(id).focus();
+    });
+  }
   $("fresh").addEventListener("click", () => {
     $("seed").value = $("seed").valueAsNumber + 1;
     run();
