@@ -9,6 +9,7 @@ from retrograde.accelerate.receding import receding, shifted
 from retrograde.accelerate.resolution import SteadyEntropy, entropy_scale, steady_entropy
 from retrograde.accelerate.savings import Saving, savings
 from retrograde.accelerate.schedule import centred, every, reuse
+from retrograde.accelerate.speculative import Speculated, reflected, speculative
 from retrograde.accelerate.stream import arriving, changed, stream
 from retrograde.accelerate.thresholds import FirstBlock, TeaCache, first_block, teacache
 
@@ -19,6 +20,7 @@ __all__ = [
     "FirstBlock",
     "Saving",
     "SkipBlocks",
+    "Speculated",
     "SteadyEntropy",
     "Swept",
     "TeaCache",
@@ -38,10 +40,12 @@ __all__ = [
     "magnitudes",
     "picard",
     "receding",
+    "reflected",
     "reuse",
     "savings",
     "shifted",
     "skip_blocks",
+    "speculative",
     "steadiest",
     "steady_entropy",
     "stream",

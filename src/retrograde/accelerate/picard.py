@@ -19,6 +19,7 @@ from retrograde import systems
 from retrograde.accelerate.sheet import Sheet
 from retrograde.denoisers import AbstractDenoiser, on_path
 from retrograde.errors import BadValue
+from retrograde.noise import Noise, Remembered
 from retrograde.plan import Plan, Row
 from retrograde.sampling import steps
 from retrograde.state import Back, Ledger, State
@@ -242,5 +243,8 @@ def picard(
     plan = plan.bind(inner)
     sheet = Sheet(plan, inner, n)
     sweeps = _Sweeps(plan, sheet, n, window, tolerance, anderson)
-    last = collections.deque(steps(plan, sheet.denoiser, n, seed, controllers=[sweeps], **options), maxlen=1)
+    items = options.get("items")
+    source = Remembered(options.pop("noise", Noise)(seed, range(n) if items is None else items))  # a row that runs again
+    run = steps(plan, sheet.denoiser, n, seed, controllers=[sweeps], noise=lambda seed, items: source, **options)
+    last = collections.deque(run, maxlen=1)
     return Swept(last[0].x_t, sweeps.rounds, sheet.ledger)

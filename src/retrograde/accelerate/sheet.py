@@ -1,4 +1,4 @@
-"""What a network said at the rows of a plan, asked for many rows in one call: the ground of sampling in parallel."""
+"""What a network said at the rows of a plan, asked for many rows in one call: the ground of sampling many rows at once."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from retrograde.accelerate.answered import Answered
 from retrograde.denoisers import AbstractDenoiser, Prediction
+from retrograde.denoisers.anchor import ANCHOR
 from retrograde.denoisers.denoiser import NOTHING
 from retrograde.errors import BadType
 from retrograde.plan import Plan, Row
@@ -19,7 +20,9 @@ from retrograde.state import Ledger
 
 @final
 class Sheet:
-    """The answers at the rows that ask, item by item; where there is none yet, the newest data mean stands for it.
+    """The answers at the rows that ask, item by item; where there is none yet, the newest data mean before it stands for it.
+
+    Or, where a draft is given, what that denoiser says.
 
     A loop over the `denoiser` of the sheet runs on these answers; `ask` fills them in, but for the first row's, which is
     asked when the loop comes to it. Rows of unlike knobs, or told another time than is usual, have calls of their own.
@@ -33,18 +36,17 @@ class Sheet:
         ledger: what the answers cost; evaluations are means over items.
     """
 
-    def __init__(self, plan: Plan, inner: AbstractDenoiser, n: int) -> None:
+    def __init__(self, plan: Plan, inner: AbstractDenoiser, n: int, draft: AbstractDenoiser | None = None) -> None:
         self.asking = [row for row in plan.rows if row.time is not None]
         self.denoiser = Answered(inner, self._answer)
         self.place = 0
         self.states: list[Tensor] = [torch.empty(0)] * len(self.asking)
         self.known = torch.zeros(len(self.asking), n, dtype=torch.bool)
         self.ledger = Ledger()
-        self._inner, self._n = inner, n
+        self._inner, self._n, self._draft = inner, n, draft
         self._values: list[Tensor | None] = [None] * len(self.asking)
         self._kinds = [""] * len(self.asking)
         self._ahead: Tensor | None = None
-        self._ahead_of = torch.full((n,), -1)
         self._condition: Mapping[str, Any] = NOTHING
 
     def _answer(self, x_t: Tensor, t: float | Tensor, condition: Mapping[str, Any]) -> Prediction:
@@ -53,15 +55,43 @@ class Sheet:
         if j == 0 and not bool(self.known[0].all()):  # where every item begins there is nothing to wait for
             items = torch.arange(self._n)
             self.ask(torch.zeros_like(items), items, x_t)
-        value, kind, path = self._values[j], self._kinds[j], self._inner.path
+        made = self._filled(j, x_t, t, condition)
+        if self._draft is None and j + 1 < len(self.asking) and not bool(self.known[j + 1].all()):
+            data = made.data
+            known = self._mask(self.known[j], x_t)
+            self._ahead = data if self._ahead is None else torch.where(known, data, self._ahead)
+        return made
+
+    def _filled(self, j: int, x_t: Tensor, t: float | Tensor, condition: Mapping[str, Any]) -> Prediction:
+        value, kind, path, anchor = self._values[j], self._kinds[j], self._inner.path, condition.get(ANCHOR)
         if value is not None and bool(self.known[j].all()):
-            return Prediction(x_t, t, path, value, kind, anchor=condition.get("anchor"))
-        ahead = torch.zeros_like(x_t) if self._ahead is None else self._ahead
-        held = Prediction(x_t, t, path, ahead, "data", anchor=condition.get("anchor"))
+            return Prediction(x_t, t, path, value, kind, anchor=anchor)
+        if self._draft is not None:
+            held = self._drafted(j, x_t, t)
+        else:
+            ahead = torch.zeros_like(x_t) if self._ahead is None else self._ahead
+            held = Prediction(x_t, t, path, ahead, "data", anchor=anchor)
         if value is None:
             return held
-        known = self.known[j].to(x_t.device).reshape(-1, *(1,) * (x_t.ndim - 1))
-        return Prediction(x_t, t, path, torch.where(known, value, held.read(kind)), kind, anchor=held.anchor)
+        made = torch.where(self._mask(self.known[j], x_t), value, held.read(kind))
+        return Prediction(x_t, t, path, made, kind, anchor=anchor)
+
+    def _drafted(self, j: int, x_t: Tensor, t: float | Tensor) -> Prediction:
+        """Ask the draft, for the items without an answer."""
+        draft: Any = self._draft
+        items = (~self.known[j]).nonzero().flatten().to(x_t.device)
+        condition = {name: value[items] for name, value in self._condition.items() if name in (ANCHOR, *draft.conditions)}
+        began = time.perf_counter()
+        with torch.no_grad():
+            made = draft.predict(x_t[items], t, condition)
+        evaluations = {name: count * len(items) / self._n for name, count in made.evaluations.items()}
+        self.ledger.count(evaluations, time.perf_counter() - began)
+        value = torch.zeros_like(x_t).index_copy(0, items, made.value)
+        return Prediction(x_t, t, self._inner.path, value, made.kind, anchor=self._condition.get(ANCHOR))
+
+    @staticmethod
+    def _mask(of: Tensor, like: Tensor) -> Tensor:
+        return of.to(like.device).reshape(-1, *(1,) * (like.ndim - 1))
 
     def ask(self, rows: Tensor, items: Tensor, x_t: Tensor) -> None:
         """Ask the network at pairs of row and item, [pairs], with their states [pairs, *shape], and note the answers.
@@ -116,12 +146,6 @@ class Sheet:
                 kind = self._kinds[j]
             self._values[j] = kept.index_copy(0, items[of].to(value.device), value)
             self._kinds[j] = kind
-        data = made.data
-        if self._ahead is None:
-            self._ahead = data.new_zeros(self._n, *data.shape[1:])
-        for k, (j, i) in enumerate(zip(rows.tolist(), items.tolist(), strict=True)):
-            if j >= self._ahead_of[i]:
-                self._ahead[i], self._ahead_of[i] = data[k], j
 
 
 def _alike(one: Row, other: Row, denoiser: AbstractDenoiser) -> bool:
