@@ -1,6 +1,7 @@
 """Speculative sampling: the law of the plan, in fewer rounds; the plan itself where nothing is drafted."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -18,8 +19,9 @@ N, MANY = 12, 8000
 def exact_moments(plan: rg.Plan) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and variance of what the plan makes of Gaussian data, coordinate by coordinate: every row is affine."""
     mean = torch.zeros(2, dtype=torch.float64)
-    variance = mean + plan.path.s(plan.start) ** 2
-    for row in plan.rows:
+    variance = mean + float(plan.path.s(plan.start or 0.0)) ** 2
+    rows: Any = plan.rows
+    for row in rows:
         x = torch.stack([torch.zeros_like(mean), torch.ones_like(mean)])
         made = row.states[0] * x
         if row.time is not None:
