@@ -34,6 +34,7 @@ CASES = {
     "taylor": Case("dit", lambda d: accelerate.block_cache(d, order=1), third),
     "first_block": Case("dit", lambda d: accelerate.first_block(d, 0.3), null=lambda d: accelerate.first_block(d, 0.0)),
     "teacache": Case("dit", lambda d: accelerate.teacache(d, 1.0), null=lambda d: accelerate.teacache(d, 0.0)),
+    "merge_tokens": Case("den", lambda d: accelerate.merge_tokens(d, 0.5), null=lambda d: accelerate.merge_tokens(d, 0.0)),
     "skip_blocks": Case("dit", accelerate.skip_blocks, lambda p: accelerate.reuse(p, [0], [1], knob="skip")),
 }
 

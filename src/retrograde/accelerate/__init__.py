@@ -3,12 +3,14 @@
 from retrograde.accelerate.blocks import BlockCache, SkipBlocks, block_cache, extrapolated, skip_blocks
 from retrograde.accelerate.deepcache import DeepCache, deepcache
 from retrograde.accelerate.encoder import EncoderCache, decode_ahead, encoder_cache, inject
+from retrograde.accelerate.merging import MergedTokens, merge_tokens, merger
 from retrograde.accelerate.picard import Swept, picard
 from retrograde.accelerate.profiled import magcache, magnitudes, steadiest
 from retrograde.accelerate.receding import receding, shifted
 from retrograde.accelerate.resolution import SteadyEntropy, entropy_scale, steady_entropy
 from retrograde.accelerate.savings import Saving, savings
 from retrograde.accelerate.schedule import centred, every, reuse
+from retrograde.accelerate.shared import SharedAttention, share_attention
 from retrograde.accelerate.speculative import Speculated, reflected, speculative
 from retrograde.accelerate.stream import arriving, changed, stream
 from retrograde.accelerate.thresholds import FirstBlock, TeaCache, first_block, teacache
@@ -18,7 +20,9 @@ __all__ = [
     "DeepCache",
     "EncoderCache",
     "FirstBlock",
+    "MergedTokens",
     "Saving",
+    "SharedAttention",
     "SkipBlocks",
     "Speculated",
     "SteadyEntropy",
@@ -38,11 +42,14 @@ __all__ = [
     "inject",
     "magcache",
     "magnitudes",
+    "merge_tokens",
+    "merger",
     "picard",
     "receding",
     "reflected",
     "reuse",
     "savings",
+    "share_attention",
     "shifted",
     "skip_blocks",
     "speculative",

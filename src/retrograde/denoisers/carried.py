@@ -11,6 +11,9 @@ from torch import Tensor
 CARRIED = "carried"
 """Knob under which a run hands back what the last predictions left, by name; no row has it and no part consumes it."""
 
+BRANCHES = "branches"
+"""Knob under which is said how many branches a batch holds, one after another; no row has it and no part consumes it."""
+
 
 def carried(knobs: Mapping[str, Any]) -> Mapping[str, Tensor]:
     """Return what the last evaluations of this run left."""

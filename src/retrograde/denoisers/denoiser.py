@@ -14,7 +14,7 @@ from torch import Tensor
 
 from retrograde.codec import Codec
 from retrograde.denoisers.anchor import ANCHOR, anchor_of, prepare_anchor
-from retrograde.denoisers.carried import into, out_of
+from retrograde.denoisers.carried import BRANCHES, into, out_of
 from retrograde.denoisers.prediction import KINDS, Prediction, selected
 from retrograde.errors import BadType, BadValue, ShapeError, UnknownName, described
 from retrograde.paths import Path, VPDiscrete, checked
@@ -202,7 +202,8 @@ def predict_branches(
     held = (*denoiser.conditions, *((ANCHOR,) if all(ANCHOR in c for c in conditions.values()) else ()))
     joined = {name: torch.cat([conditions[b][name] for b in branches]) for name in held}
     times = t.repeat(len(branches)) if isinstance(t, Tensor) else t
-    copies, passed = x_t.repeat(len(branches), *(1,) * (x_t.ndim - 1)), into(knobs, branches)
+    copies = x_t.repeat(len(branches), *(1,) * (x_t.ndim - 1))
+    passed = {**into(knobs, branches), BRANCHES: len(branches)}
     together = denoiser.predict(copies, times, joined, passed, network_time)
     left = out_of(together.carried, branches)
     n = x_t.shape[0]

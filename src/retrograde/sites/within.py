@@ -10,7 +10,7 @@ from typing import Any, ClassVar, final
 from torch import Tensor, nn
 
 from retrograde.denoisers import AbstractDenoiser, Prediction, Transform
-from retrograde.denoisers.carried import CARRIED, carried
+from retrograde.denoisers.carried import BRANCHES, CARRIED, carried
 from retrograde.denoisers.denoiser import NOTHING
 from retrograde.errors import BadType, BadValue
 from retrograde.sites.doors import Tap, bare, opened
@@ -33,16 +33,24 @@ class Visit:
         network_time: what the network is told, or None where items have their own.
         asked: the value of the policy's knob in this row, None where the row has none.
         n: number of items in this evaluation, branches included.
+        branches: how many branches of guidance these are, one after another.
         reused: what the policy did not compute, for the books: sites, and for how many items.
     """
 
     def __init__(
-        self, x_t: Tensor, t: float | Tensor, network_time: float | None, asked: Any, before: Kept | None, patch: Any
+        self,
+        x_t: Tensor,
+        t: float | Tensor,
+        network_time: float | None,
+        asked: Any,
+        before: Kept | None,
+        patch: Any,
+        branches: int = 1,
     ) -> None:
         self.x_t, self.n, self.asked, self.network_time = x_t, len(x_t), asked, network_time
         self.t = float(t.flatten()[0]) if isinstance(t, Tensor) else t
         self.reused: dict[str, int] = {}
-        self.patch = patch
+        self.patch, self.branches = patch, branches
         self._before = before.entries if before is not None and before.n == self.n else {}
         self._new: dict[Any, tuple[Entry, ...]] = {}
 
@@ -114,7 +122,8 @@ class Within(Transform):
         title, knob = self.policy.title, self.policy.knob
         held: Mapping[str, Any] = carried(knobs)
         told = self.network_time(t) if network_time is None and not isinstance(t, Tensor) else network_time
-        visit = Visit(x_t, t, told, knobs.get(knob), held.get(title), self.patch)  # type: ignore[arg-type]
+        asked, before = knobs.get(knob), held.get(title)  # type: ignore[arg-type]
+        visit = Visit(x_t, t, told, asked, before, self.patch, knobs.get(BRANCHES, 1))  # type: ignore[arg-type]
         passed = {name: value for name, value in knobs.items() if name not in (knob, CARRIED)}
         if rest := {name: value for name, value in held.items() if name != title}:
             passed[CARRIED] = rest
