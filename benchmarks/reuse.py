@@ -30,7 +30,7 @@ import retrograde as rg
 from retrograde import accelerate, data, zoo
 from retrograde.quality import frechet_distance
 from retrograde.sites import cost, find
-from retrograde.tune.tuner import Effort
+from retrograde.tune.effort import Effort
 
 RESULTS = Path(__file__).parent / "results" / "reuse.json"
 ROOT = Path(__file__).parents[1]

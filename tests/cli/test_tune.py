@@ -4,7 +4,7 @@ import pytest
 
 import retrograde as rg
 from retrograde.tune import contest
-from retrograde.tune.tuner import EFFORTS
+from retrograde.tune.effort import EFFORTS
 
 RIVALS = ("ddim", "dpmpp_2m", "dpmpp_3m", "ipndm_2")
 

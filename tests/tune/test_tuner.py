@@ -151,6 +151,15 @@ def test_the_finalist_of_a_race_won_its_heat(held_out):
     assert won.items == 128
 
 
+def test_the_report_says_how_far_the_reference_itself_is_off(mixture):
+    """Against a much finer solution: the estimate is not too small, and within an order of magnitude."""
+    plan = rg.tune(mixture, 3, effort=SMALL, compare=False)
+    items = range(tuner._ITEMS + SMALL.fit, tuner._ITEMS + SMALL.fit + SMALL.validation)
+    fine, used = (teach(mixture, len(items), 0, levels=n, keep=(), first_item=items[0]).end for n in (600, SMALL.levels))
+    truth = float((fine - used).double().square().mean().sqrt())
+    assert truth < plan.report["reference_error"] < 10 * truth
+
+
 def test_corrections_learn_what_rows_leave():
     den = rg.load("digits8-flow")
     held_out = Reference(den, range(96), 11, teach(den, 96, 11, levels=64, keep=()).end)

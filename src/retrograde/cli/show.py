@@ -53,6 +53,11 @@ def show_report(report: dict[str, Any], nfe: int) -> None:
     console.table(columns, rows, numbers=("nfe", "error", "median"), title="held-out error to the fine reference")
     if left:
         console.say(f"{left} more recipes and grids did worse; --json lists them")
+    doubt, error = report.get("reference_error"), report.get("error")
+    if doubt is not None and error is not None and error < 3.0 * doubt:
+        console.say(
+            f"the reference may be {doubt:.2g} off itself, so nothing is known below that: a larger --effort has a finer"
+        )
     if isinstance(report.get("seconds"), int | float):
         console.say(f"the fit took {report['seconds']:.0f} s and {report.get('evaluations', 0):,.0f} evaluations")
 

@@ -17,7 +17,7 @@ from retrograde.denoisers import AbstractDenoiser
 from retrograde.errors import RetrogradeError
 from retrograde.plan import Plan
 from retrograde.studio.shelf import REFERENCE, Shelf
-from retrograde.tune.tuner import EFFORTS
+from retrograde.tune.effort import EFFORTS
 
 COLUMNS = {
     "row": "number of the step",

@@ -1,9 +1,10 @@
 """Fitting plans to one denoiser and one budget."""
 
 from retrograde.tune.contest import Entry, Reference, plans, race
+from retrograde.tune.effort import EFFORTS, Effort
 from retrograde.tune.few_steps import FEW_STEPS, Settings, few_steps, search_few_steps
 from retrograde.tune.teacher import Teacher, teach
-from retrograde.tune.tuner import EFFORTS, Effort, tune
+from retrograde.tune.tuner import tune
 
 __all__ = [
     "EFFORTS",

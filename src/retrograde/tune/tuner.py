@@ -16,9 +16,10 @@ from retrograde.denoisers import AbstractDenoiser, checked_denoiser, prepare_con
 from retrograde.errors import BadType, BadValue, UnknownName
 from retrograde.plan import Plan
 from retrograde.sampling import sample
-from retrograde.tune.contest import USUAL_RECIPES, Entry, Reference, race
+from retrograde.tune.contest import Entry, Reference, race
 from retrograde.tune.correct import Lesson, affordable, multiplications
 from retrograde.tune.corrected import CorrectedFit
+from retrograde.tune.effort import EFFORTS, Effort
 from retrograde.tune.fit import Fitter
 from retrograde.tune.journal import Journal
 from retrograde.tune.levels import Levels, Limited, OnPolicy, Surrogate, descend, starts
@@ -33,45 +34,6 @@ DECODED = 32
 MOMENTS_NFE = 6
 """Evaluations for each sample of which only mean and covariance are used."""
 
-
-@dataclasses.dataclass(frozen=True)
-class Effort:
-    """How much a fit may cost.
-
-    Attributes:
-        fit, validation, held_out: numbers of trajectories.
-        search: how many of the fitting trajectories the search for levels uses.
-        levels: levels of the reference, among which the plan's are chosen.
-        starts: random starts of the surrogate search, and how many of its results are refined on policy.
-        refined: see `starts`.
-        candidates: at most so many sets of levels are fitted on policy for each refined one.
-        moments: samples of a quick recipe, for the mean and covariance that carry the prior to the first level.
-        contest: recipes the result is compared with; None for all.
-        corrected: trajectories that corrections learn from; 0 for a plan without.
-        lessons: at most so many sets of levels are tried with corrections.
-        share: what a correction may cost at most, in evaluations, by multiply-accumulates.
-    """
-
-    fit: int
-    validation: int
-    held_out: int
-    search: int
-    levels: int
-    starts: int
-    refined: int
-    candidates: int
-    moments: int
-    contest: tuple[str, ...] | None
-    corrected: int = 0
-    lessons: int = 0
-    share: float = 0.1
-
-
-EFFORTS = {
-    "seconds": Effort(160, 32, 32, 64, 40, 24, 2, 40, 256, USUAL_RECIPES),
-    "minutes": Effort(512, 128, 128, 256, 64, 40, 2, 60, 1024, None, 2048, 12),
-    "hours": Effort(640, 128, 256, 256, 64, 40, 2, 60, 4096, None, 10240, 24, 0.2),
-}
 
 VARIANTS: tuple[tuple[float, float | None], ...] = ((1e-4, None), (1e-4, 0.3), (1e-4, 0.03))
 """Pulls that validation chooses from: towards theory, and of per-element coefficients towards scalar ones."""
@@ -112,9 +74,9 @@ def tune(
 
     Returns:
         A plan whose `report` holds the held-out figures: "error" (root mean square distance to the reference end points,
-        per element), "median" (over items), the best recipe at the same and at twice the budget, all raced entries, the
-        seconds and the network evaluations (over all items) of the fit; of a latent model under "pixels" error and median of
-        what is decoded, for some of the items.
+        per element), "median" (over items), "reference_error" (how far those end points may be from the truth), the best
+        recipe at the same and at twice the budget, all raced entries, the seconds and the network evaluations (over all
+        items) of the fit; of a latent model under "pixels" error and median of what is decoded, for some of the items.
 
     Raises:
         BadValue: nfe < 1.
@@ -160,11 +122,13 @@ def tune(
         spent += more
         fitted, error = (corrected, its_error) if its_error < error else (fitted, error)
     variants = min(len(candidates), FINALISTS) * len(VARIANTS) * nfe * (effort.fit + effort.validation)
+    doubt, more = job.doubt(validation)
     report: dict[str, Any] = {
         "returned": "fitted",
         "seconds": job.journal.value("seconds", lambda: round(job.journal.seconds, 3)),
-        "evaluations": teacher.evaluations * teacher.n + spent + variants + effort.moments * MOMENTS_NFE,
+        "evaluations": teacher.evaluations * teacher.n + spent + variants + effort.moments * MOMENTS_NFE + more,
         "validation_error": error,
+        "reference_error": doubt,
         "corrections": job.cost(fitted, prepared),
         "items": {"fit": effort.fit, "validation": effort.validation, "held_out": effort.held_out},
     }
@@ -336,6 +300,23 @@ class _Job:
 
         kept = self.journal.value("corrected", made)
         return self.journal.plan("corrected", lambda: fit.run(candidates, error)[0]), kept["error"], kept["spent"]
+
+    def doubt(self, validation: Reference) -> tuple[float, int]:
+        """Return how far the reference may be from the truth, and the evaluations spent on it.
+
+        A run of half as many levels is at least three times as far off (order two), so a third of what lies between both.
+        A plan cannot be judged below it, nor learn what the reference does not know.
+        """
+        few = validation.part(32)
+
+        def made() -> tuple[float, int]:
+            given = {"levels": max(2, self.effort.levels // 2), "keep": (), "condition": few.condition}
+            half = teach(self.denoiser, len(few.items), self.seed, first_item=few.items[0], device=self.device, **given)
+            apart = float((half.end - few.end).square().mean(dtype=torch.float64).sqrt())
+            return apart / 3.0, half.evaluations * half.n
+
+        far, spent = self.journal.value("reference error", made)
+        return far, spent
 
     def cost(self, plan: Plan, prepared: dict[str, Tensor]) -> dict[str, float] | None:
         """Return the number of weights of a plan's corrections, and what they cost in evaluations; None without any."""

@@ -1,0 +1,47 @@
+"""How much a fit may cost, and the usual answers."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from retrograde.tune.contest import USUAL_RECIPES
+
+
+@dataclasses.dataclass(frozen=True)
+class Effort:
+    """How much a fit may cost.
+
+    Attributes:
+        fit, validation, held_out: numbers of trajectories.
+        search: how many of the fitting trajectories the search for levels uses.
+        levels: levels of the reference, among which the plan's are chosen.
+        starts: random starts of the surrogate search, and how many of its results are refined on policy.
+        refined: see `starts`.
+        candidates: at most so many sets of levels are fitted on policy for each refined one.
+        moments: samples of a quick recipe, for the mean and covariance that carry the prior to the first level.
+        contest: recipes the result is compared with; None for all.
+        corrected: trajectories that corrections learn from; 0 for a plan without.
+        lessons: at most so many sets of levels are tried with corrections.
+        share: what a correction may cost at most, in evaluations, by multiply-accumulates.
+    """
+
+    fit: int
+    validation: int
+    held_out: int
+    search: int
+    levels: int
+    starts: int
+    refined: int
+    candidates: int
+    moments: int
+    contest: tuple[str, ...] | None
+    corrected: int = 0
+    lessons: int = 0
+    share: float = 0.1
+
+
+EFFORTS = {
+    "seconds": Effort(160, 32, 32, 64, 40, 24, 2, 40, 256, USUAL_RECIPES),
+    "minutes": Effort(512, 128, 128, 256, 64, 40, 2, 60, 1024, None, 2048, 12),
+    "hours": Effort(640, 128, 256, 256, 64, 40, 2, 60, 4096, None, 10240, 24, 0.2),
+}
