@@ -352,7 +352,7 @@ class _Job:
         if not raced["best_recipe"]:
             return fitted
         told = {"told": self._racing(2), "journal": self.journal, "name": "validation"}
-        rival = race(validation, self.nfe, self.effort.contest, finalists=1, **told)[0]
+        rival = race(validation, self.nfe, self.effort.contest, **told)[0]
         if rival.error >= error:
             return fitted
         report["returned"] = f"recipe {rival.recipe} on grid {rival.grid}: better than the fit on validation"
