@@ -1,5 +1,7 @@
 """Inverse problems: samples of x given a measurement y = A(x) + noise, with a diffusion model as prior."""
 
+from retrograde.inverse.filtering import fps_smc, mcgdiff
+from retrograde.inverse.gibbs import daps, pnpdm, repaint
 from retrograde.inverse.guided import Likelihood, Residual, dps, mmps, pigdm, sda, tmpd
 from retrograde.inverse.method import Method, Posed, Solution, Task, get, method, names, solve
 from retrograde.inverse.proximal import Proximal, diffpir
@@ -29,4 +31,9 @@ __all__ = [
     "ddnm",
     "ddnm_plan",
     "tds",
+    "mcgdiff",
+    "daps",
+    "pnpdm",
+    "repaint",
+    "fps_smc",
 ]

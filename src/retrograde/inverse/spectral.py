@@ -20,7 +20,7 @@ from retrograde.paths import Path
 from retrograde.plan import Plan, Row
 
 
-def _known(measurement: Measurement) -> tuple[Tensor, Tensor, Tensor]:
+def seen_of(measurement: Measurement) -> tuple[Tensor, Tensor, Tensor]:
     """Return the r columns of V that are seen, [d, r], the pseudo-inverse of y along them, and its noise, [r]."""
     spectrum = spectrum_of(measurement.linear)
     seen = spectrum.seen
@@ -67,7 +67,7 @@ def ddrm_plan(path: Path, times: Sequence[float], measurement: Measurement, eta:
     """
     if not 0.0 <= eta <= 1.0 or not 0.0 <= eta_b <= 1.0:
         raise BadValue(f"eta={eta}, eta_b={eta_b}", "both in [0, 1]", "eta=0.85, eta_b=1.0")
-    basis, read, spread = _known(measurement)
+    basis, read, spread = seen_of(measurement)
     shape, keep = measurement.operator.shape, math.sqrt(1.0 - eta * eta)
     rows = []
     for t, t_next in zip(times, times[1:], strict=False):
@@ -94,7 +94,7 @@ def ddnm_plan(path: Path, times: Sequence[float], measurement: Measurement, eta:
     """
     if not 0.0 <= eta <= 1.0:
         raise BadValue(f"eta={eta}", "0 <= eta <= 1", "eta=0.85")
-    basis, read, spread = _known(measurement)
+    basis, read, spread = seen_of(measurement)
     shape, keep = measurement.operator.shape, math.sqrt(1.0 - eta * eta)
     rows = []
     for t, t_next in zip(times, times[1:], strict=False):
@@ -108,7 +108,7 @@ def ddnm_plan(path: Path, times: Sequence[float], measurement: Measurement, eta:
 
 def _begun(denoiser: AbstractDenoiser, measurement: Measurement, task: Task, start: float) -> Tensor:
     """Return DDRM's start: along what is seen the pseudo-inverse of y and the noise it lacks, elsewhere noise."""
-    basis, read, spread = _known(measurement)
+    basis, read, spread = seen_of(measurement)
     path = denoiser.path
     a, s = path.a(start), path.s(start)
     eps = Noise(task.seed, task.items).prior(denoiser.shape, torch.float64).flatten(1)
