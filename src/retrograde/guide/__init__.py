@@ -17,6 +17,7 @@ from retrograde.guide.powers import Powers, anneal, product
 from retrograde.guide.regions import Regional, discs, regions
 from retrograde.guide.rescale import Rescaled, rescale
 from retrograde.guide.residual import Residual, residual
+from retrograde.guide.superpose import EqualDensity, Superposed, log_densities, superpose
 from retrograde.guide.threshold import Thresholded, threshold
 from retrograde.guide.tilt import Tilted, classifier, loss
 from retrograde.guide.time_shift import TimeShifted, shift_time
@@ -29,6 +30,7 @@ __all__ = [
     "ClassifierFree",
     "Composed",
     "Descended",
+    "EqualDensity",
     "FirstNetwork",
     "LinearlyGuided",
     "Powers",
@@ -36,6 +38,7 @@ __all__ = [
     "Regional",
     "Rescaled",
     "Residual",
+    "Superposed",
     "Thresholded",
     "Tilted",
     "TimeShifted",
@@ -59,6 +62,7 @@ __all__ = [
     "high_frequency",
     "interval",
     "linear",
+    "log_densities",
     "loss",
     "policy",
     "product",
@@ -66,5 +70,6 @@ __all__ = [
     "rescale",
     "residual",
     "shift_time",
+    "superpose",
     "threshold",
 ]
