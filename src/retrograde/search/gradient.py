@@ -79,7 +79,7 @@ def ascend(
             eps = noise[part].detach().requires_grad_(k < rounds)
             how: Gradient = gradient if k < rounds else "none"
             x = trials.state(plan, part, [numbers[j] for j in part], x=trials.scale * eps, gradient=how).x_t
-            verdict = trials.judge(x, part)
+            verdict = trials.judge(x, part, graph=k < rounds)
             made.append(x.detach())
             said.append(verdict.detach())
             if k < rounds:

@@ -124,11 +124,16 @@ class Trials:
             means.append(last.mean)
         return torch.cat(ends), torch.cat(means)
 
-    def judge(self, data: Tensor, searches: Tensor) -> Tensor:
-        """Return what every verifier says of candidates [batch, *shape] of these searches, [batch, verifiers] float64."""
+    def judge(self, data: Tensor, searches: Tensor, graph: bool = False) -> Tensor:
+        """Return what every verifier says of candidates [batch, *shape] of these searches, [batch, verifiers] float64.
+
+        Args:
+            graph: whether torch records how a verdict came about, for a gradient.
+        """
         verdicts = []
         for verifier in self.verifiers:
-            verdict = verifier(data, searches)
+            with torch.set_grad_enabled(graph):
+                verdict = verifier(data, searches)
             if verdict.shape != data.shape[:1]:
                 raise ShapeError(
                     f"verdicts of shape {list(verdict.shape)} for {len(data)} candidates",

@@ -1,0 +1,114 @@
+"""Optimal boundary conditions where the flow is linear: the ranking in closed form."""
+
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+
+import retrograde as rg
+from retrograde.denoisers import AbstractDenoiser, Prediction
+from retrograde.errors import PlanError
+from retrograde.noise import Noise
+
+D, SPREAD = 6, 0.3
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Posterior(AbstractDenoiser):
+    """The exact denoiser of x_0 ~ N(0, C) given a blurred y = A x_0 + noise: N(m(y), S), with m(y) = G y."""
+
+    path: rg.paths.Path
+    gain: torch.Tensor
+    covariance: torch.Tensor
+
+    def __post_init__(self):
+        fields = {"shape": (D,), "predicts": "data", "consumes": frozenset(), "name": "posterior"}
+        for name, value in {**fields, "conditions": {"y": torch.zeros(D)}}.items():
+            object.__setattr__(self, name, value)
+
+    def network_time(self, t):
+        return t
+
+    def snap(self, t):
+        return t
+
+    def predict(self, x_t, t, condition=None, knobs=None, network_time=None):
+        a, s = self.path.a(float(t)), self.path.s(float(t))
+        mean = (condition or {})["y"].double() @ self.gain.T
+        shrink = a * self.covariance @ torch.linalg.inv(a * a * self.covariance + s * s * torch.eye(D).double())
+        data = mean + (x_t.double() - a * mean) @ shrink.T
+        return Prediction(x_t, t, self.path, data.to(x_t.dtype), "data", evaluations={"posterior": 1})
+
+
+@pytest.fixture
+def blurred(path):
+    """The denoiser, and a function that draws pairs of clean and blurred data."""
+    line = torch.arange(D).double()
+    prior = torch.exp(-0.5 * (line[:, None] - line) ** 2 / 1.5**2) + 0.05 * torch.eye(D).double()
+    blur = torch.exp(-0.5 * (line[:, None] - line) ** 2)
+    blur = blur / blur.sum(1, keepdim=True)
+    gain = prior @ blur.T @ torch.linalg.inv(blur @ prior @ blur.T + SPREAD**2 * torch.eye(D).double())
+    covariance = prior - gain @ blur @ prior
+
+    def pairs(n, seed):
+        generator = torch.Generator().manual_seed(seed)
+        eps = torch.randn(2, n, D, dtype=torch.float64, generator=generator)
+        clean = eps[0] @ torch.linalg.cholesky(prior).T
+        return clean, clean @ blur.T + SPREAD * eps[1]
+
+    return Posterior(path, gain, covariance), pairs
+
+
+def square(x, z):
+    return (x - z).square().sum(1)
+
+
+def ranks(x):
+    return x.argsort().argsort().double()
+
+
+def test_candidates_rank_as_the_length_of_what_the_flow_makes_of_them(blurred, path):
+    """tr(S) + |L x_T|^2 for each candidate: from 32 references the ranks correlate by about sqrt(32/(32 + 2)) = 0.97.
+
+    That is a mean over references, with rows fine enough that L L^T = S; a single draw of them may have less.
+    """
+    den, pairs = blurred
+    plan = rg.plan("dpmpp_2m", path, nfe=20)
+    settings: dict[str, Any] = {"candidates": 60, "dtype": torch.float64}
+    made = rg.sample(den, plan, n=60, dtype=torch.float64, condition={"y": torch.zeros(D)})  # L x_T of each candidate
+    expected = made.square().sum(1) + den.covariance.trace()
+    correlations, places = [], []
+    for seed in range(8):
+        clean, degraded = pairs(32, seed)
+        found = rg.search.boundary(den, plan, square, clean, condition={"y": degraded}, **settings)
+        correlations.append(torch.corrcoef(torch.stack([ranks(found.distances), ranks(expected)]))[0, 1])
+        places.append(ranks(expected)[found.item])
+    assert torch.stack(correlations).mean() > 0.95
+    assert torch.stack(places).median() < 2
+    start = Noise(0, [found.item]).prior((D,), torch.float64)[0]
+    assert torch.equal(found.start, path.s(plan.start) * start)
+    clean, degraded = pairs(2000, 1)
+    many = rg.search.boundary(den, plan, square, clean, condition={"y": degraded}, candidates=4)
+    assert torch.allclose(many.distances, expected[:4], rtol=0.1)
+
+
+def test_the_start_serves_conditions_that_were_not_seen(blurred, path):
+    den, pairs = blurred
+    plan = rg.plan("ddim", path, nfe=10)
+    clean, degraded = pairs(20, 0)
+    found = rg.search.boundary(den, plan, square, clean, candidates=50, condition={"y": degraded}, batch_size=70)
+    whole = rg.search.boundary(den, plan, square, clean, candidates=50, condition={"y": degraded})
+    assert torch.allclose(found.distances, whole.distances)
+    assert found.ledger.nfe == pytest.approx(50 * plan.nfe)
+    clean, degraded = pairs(200, 5)
+    chosen = rg.sample(den, plan, x=found.repeated(200), condition={"y": degraded})
+    drawn = rg.sample(den, plan, n=200, condition={"y": degraded})
+    assert square(chosen, clean).mean() < 0.75 * square(drawn, clean).mean()
+
+
+def test_a_stochastic_plan_has_no_boundary_condition(blurred, path):
+    den, pairs = blurred
+    clean, degraded = pairs(3, 0)
+    with pytest.raises(PlanError, match="deterministic"):
+        rg.search.boundary(den, rg.plan("ddpm", path, nfe=3), square, clean, condition={"y": degraded})
