@@ -1,6 +1,7 @@
 """Policies that reuse what a network computed before: transforms of the denoiser and columns of a plan."""
 
 from retrograde.accelerate.blocks import BlockCache, SkipBlocks, block_cache, extrapolated, skip_blocks
+from retrograde.accelerate.cascade import cascade, entry, pixels, resized, stages
 from retrograde.accelerate.deepcache import DeepCache, deepcache
 from retrograde.accelerate.encoder import EncoderCache, decode_ahead, encoder_cache, inject
 from retrograde.accelerate.merging import MergedTokens, merge_tokens, merger
@@ -30,12 +31,14 @@ __all__ = [
     "TeaCache",
     "arriving",
     "block_cache",
+    "cascade",
     "centred",
     "changed",
     "decode_ahead",
     "deepcache",
     "encoder_cache",
     "entropy_scale",
+    "entry",
     "every",
     "extrapolated",
     "first_block",
@@ -45,14 +48,17 @@ __all__ = [
     "merge_tokens",
     "merger",
     "picard",
+    "pixels",
     "receding",
     "reflected",
+    "resized",
     "reuse",
     "savings",
     "share_attention",
     "shifted",
     "skip_blocks",
     "speculative",
+    "stages",
     "steadiest",
     "steady_entropy",
     "stream",

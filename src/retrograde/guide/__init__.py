@@ -3,6 +3,7 @@
 from retrograde.guide.adaptive import Adaptive, adaptive
 from retrograde.guide.apg import Projected, apg
 from retrograde.guide.autoguide import Autoguided, autoguide
+from retrograde.guide.bands import Banded, bands
 from retrograde.guide.branches import TwoBranches
 from retrograde.guide.cfg import ClassifierFree, cfg
 from retrograde.guide.cfgpp import cfgpp
@@ -27,6 +28,7 @@ from retrograde.guide.weight import Weight
 __all__ = [
     "Adaptive",
     "Autoguided",
+    "Banded",
     "ClassifierFree",
     "Composed",
     "Descended",
@@ -50,6 +52,7 @@ __all__ = [
     "anneal",
     "apg",
     "autoguide",
+    "bands",
     "cfg",
     "cfgpp",
     "classifier",
