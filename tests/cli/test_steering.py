@@ -35,6 +35,9 @@ def test_guides_nest_in_the_order_they_are_typed(call):
         (["cfg:3", "rescale:0.5"], lambda den: rg.guide.rescale(rg.guide.cfg(den, 3.0), 0.5)),
         (["cfg:3", "threshold:none,2"], lambda den: rg.guide.threshold(rg.guide.cfg(den, 3.0), None, 2)),
         (["autoguide:toys:blobs,1.5"], lambda den: rg.guide.autoguide(den, den, 1.5)),
+        (["anneal:1.5"], lambda den: rg.guide.anneal(den, 1.5)),
+        (["product:toys:blobs"], lambda den: rg.guide.product([den, den])),
+        (["residual:2,delta=0.5"], lambda den: rg.guide.residual(den, 2.0, delta=0.5)),
     ],
 )
 def test_what_is_typed_is_what_the_library_does(typed, make, call):
@@ -42,6 +45,19 @@ def test_what_is_typed_is_what_the_library_does(typed, make, call):
     den = rg.load("toys:blobs")
     with np.load("x.npz") as file:
         assert torch.equal(torch.from_numpy(file["samples"]), drawn(make(den), rg.plan("dpmpp_2m", den, nfe=4)))
+
+
+def test_perturbed_attention_and_superposed_models_are_typed(call):
+    asked = ("sample", "toys:labelled_network", "-n", 2, "--nfe", 3, "--solver", "reverse_diffusion", "-o", "x.npz")
+    den = rg.load("toys:labelled_network")
+    plan = rg.plan("reverse_diffusion", den, nfe=3)
+    for typed, made in (
+        ("pag:scale=2,sites=middle.attention", rg.guide.pag(den, 3.0, sites=["middle.attention"])),
+        ("superpose:toys:labelled_network,temperature=0", rg.guide.superpose([den, den], temperature=0.0)),
+    ):
+        assert call(*asked, "--guide", typed).code == 0
+        with np.load("x.npz") as file:
+            assert torch.equal(torch.from_numpy(file["samples"]), rg.sample(made, plan, n=2))
 
 
 def test_a_guide_of_the_plan_changes_its_rows(call):
@@ -55,8 +71,19 @@ def test_a_guide_of_the_plan_changes_its_rows(call):
 @pytest.mark.parametrize(
     ("typed", "words"),
     [
-        ("agp:7", ["apg, autoguide, cfg, cfgpp, interval, rescale", "did you mean 'apg'"]),
+        (
+            "agp:7",
+            [
+                "anneal, apg, autoguide, cfg, cfgpp, first_network, interval, pag, product, rescale, residual",
+                "'apg' or 'cfgpp'",
+            ],
+        ),
         ("apg:7,momentun=1", ["weight, momentum", "negative, parallel, radius", "did you mean 'momentum'"][1:]),
+        ("pag:3", ["torch module"]),
+        ("first_network:toys:blobs", ["holds signal at its end"]),
+        ("pag", ["without weight", "strength=None, sites=None"]),
+        ("superpose:temperature=1", ["without other", "other, temperature=1.0"]),
+        ("superpose:toys:blobs", ["draws no noise", "--solver reverse_diffusion"]),
         ("apg", ["--guide apg without weight", "momentum=-0.5"]),
         ("cfg", ["without weight"]),
         ("cfg:much", ["a number"]),

@@ -65,17 +65,21 @@ def test_or_samples_the_mixture_and_averaging_does_not():
     assert found[0.0] > 3.0 * max(floor)
 
 
-@pytest.mark.parametrize(("rows", "part"), [(60, 0.2), pytest.param(600, 0.05, marks=pytest.mark.slow)])
-def test_and_keeps_the_densities_equal(rows, part):
-    """The spread of log q_1 - log q_2, exactly, along the path, against that of averaging; it falls with the step's root."""
-    plan = rg.plan("reverse_diffusion", PATH, nfe=rows, grid="log_snr")
-    both = superpose([ONE, OTHER], temperature=0.0)
+@pytest.mark.parametrize(
+    ("one", "other", "part"),
+    [(ONE, OTHER, 0.1), (model(PATH, [-1.0, 0.3]), model(PATH, [1.0, 0.0]), 0.01)],
+    ids=["mixtures", "gaussians"],
+)
+def test_and_keeps_the_densities_equal(one, other, part):
+    """The spread of log q_1 - log q_2, exactly, along the path, against averaging's; see `EqualDensity` for mixtures."""
+    plan = rg.plan("reverse_diffusion", PATH, nfe=75, grid="log_snr")
+    both = superpose([one, other], temperature=0.0)
     spread, ends = {}, {}
     for name, controllers in (("and", [EqualDensity()]), ("mean", [])):
         apart = []
-        for state in rg.steps(plan, both, 64, controllers=controllers):
+        for state in rg.steps(plan, both, 48, controllers=controllers):
             if state.t is not None and PATH.sigma(state.t) > 0.05:
-                apart.append(ONE.log_prob(state.x_t, state.t) - OTHER.log_prob(state.x_t, state.t))
+                apart.append(one.log_prob(state.x_t, state.t) - other.log_prob(state.x_t, state.t))
         spread[name], ends[name] = float(torch.stack(apart).std()), float(apart[-1].abs().median())
     assert spread["and"] < part * spread["mean"]
     assert ends["and"] < 2.0 * part * ends["mean"]

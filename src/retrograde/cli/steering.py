@@ -15,11 +15,34 @@ if TYPE_CHECKING:
 
     Load = Callable[[str], AbstractDenoiser]
 
-GUIDES = ("adaptive", "apg", "autoguide", "cfg", "cfgpp", "interval", "rescale", "shift_time", "threshold")
+GUIDES = (
+    "adaptive",
+    "anneal",
+    "apg",
+    "autoguide",
+    "cfg",
+    "cfgpp",
+    "first_network",
+    "interval",
+    "pag",
+    "product",
+    "rescale",
+    "residual",
+    "shift_time",
+    "superpose",
+    "threshold",
+)
 """Functions of `retrograde.guide` whose settings can be typed; those that take conditions or functions are for Python."""
 
 _OF_PLANS = ("cfgpp",)
+_TOGETHER = ("product", "superpose")
+"""Those of several models: the model itself and `other`."""
+_ELSEWHERE = ("biases", "conditions", "exponents", "places", "reference")
+"""Settings that are for Python."""
+_MODELS = ("first", "other", "worse")
 _SPELLINGS = {"scale": "weight", "eta": "parallel", "norm": "radius"}
+_OWN = {"pag": {"scale": "strength"}}
+"""Other spellings, of one guide: a scale of 0 is no perturbed-attention guidance."""
 
 
 def guided(
@@ -52,6 +75,9 @@ def guided(
             steps.append(lambda plan, function=function, settings=settings: function(plan, **settings))
             if "guidance" not in denoiser.consumes:
                 denoiser = rg.guide.cfg(denoiser, 1.0)
+        elif name in _TOGETHER:
+            denoiser = function([denoiser, settings.pop("other")], **settings)
+            steps += [_with_noise] if name == "superpose" else []
         else:
             denoiser = function(denoiser, **settings)
 
@@ -63,25 +89,40 @@ def guided(
     return denoiser, steered
 
 
+def _with_noise(plan: Plan) -> Plan:
+    """Return the plan, which draws the noise that superposition tells densities by."""
+    if not plan.stochastic:
+        given, allowed = f"--guide superpose along {plan.recipe}, which draws no noise", "the noise of the reversed process"
+        raise BadValue(given, allowed, "--solver reverse_diffusion --nfe 100")
+    return plan
+
+
+def _known(name: str, function: Callable[..., Any]) -> dict[str, Any]:
+    """Return the settings of a guide that can be typed, each with its default (Parameter.empty where there is none)."""
+    parameters = list(signature(function).parameters.values())[1:]
+    first = {"other": Parameter.empty} if name in _TOGETHER else {}
+    return first | {p.name: p.default for p in parameters if p.name not in _ELSEWHERE}
+
+
 def _settings(
     text: str, name: str, rest: str, function: Callable[..., Any], denoiser: AbstractDenoiser, load: Load
 ) -> dict[str, Any]:
-    parameters = list(signature(function).parameters.values())[1:]
-    allowed = [p.name for p in parameters]
-    usage = ", ".join(p.name if p.default is Parameter.empty else f"{p.name}={p.default}" for p in parameters)
+    known = _known(name, function)
+    allowed, spellings = list(known), _SPELLINGS | _OWN.get(name, {})
+    usage = ", ".join(key if default is Parameter.empty else f"{key}={default}" for key, default in known.items())
     found: dict[str, Any] = {}
     for place, part in enumerate(one for one in rest.split(",") if one):
         key, equals, value = part.partition("=")
         if not equals:
             key, value = (allowed[place] if place < len(allowed) else ""), part
-        key = _SPELLINGS[key] if key not in allowed and _SPELLINGS.get(key) in allowed else key
+        key = spellings[key] if key not in allowed and spellings.get(key) in allowed else key
         if equals and key not in allowed:
             raise UnknownName(f"setting of {name}", key, allowed)
         if not key or key in found:
             raise BadValue(f"--guide {text}: {part!r} is one too many", f"the settings {usage}", f"--guide {name}:...")
         found[key] = _value(text, key, value, denoiser, load)
-    missing = [p.name for p in parameters if p.default is Parameter.empty and p.name not in found]
-    if missing or (name == "cfg" and not found):
+    missing = [key for key, default in known.items() if default is Parameter.empty and key not in found]
+    if missing or (name in ("cfg", "pag") and not found):
         raise BadValue(
             f"--guide {text} without {', '.join(missing or ['weight'])}",
             f"the settings {usage}",
@@ -91,8 +132,10 @@ def _settings(
 
 
 def _value(text: str, key: str, value: str, denoiser: AbstractDenoiser, load: Load) -> Any:
-    """Return a number, None for "none", a model for `worse`, conditions for `negative`, and a name for a grid."""
-    if key == "worse":
+    """Return a number, None for "none", a model for one, conditions for `negative`, names for sites, and one for a grid."""
+    if key == "sites":
+        return value.split("+")
+    if key in _MODELS:
         return load(value)
     if key in ("grid", "on"):
         return value

@@ -14,6 +14,7 @@ from retrograde.guide.first import FirstNetwork, first_network
 from retrograde.guide.high_frequency import high_frequency
 from retrograde.guide.interval import Within, interval
 from retrograde.guide.linear import LinearlyGuided, fit_linear, linear, policy
+from retrograde.guide.pag import Perturbed, pag
 from retrograde.guide.powers import Powers, anneal, product
 from retrograde.guide.regions import Regional, discs, regions
 from retrograde.guide.rescale import Rescaled, rescale
@@ -35,6 +36,7 @@ __all__ = [
     "EqualDensity",
     "FirstNetwork",
     "LinearlyGuided",
+    "Perturbed",
     "Powers",
     "Projected",
     "Regional",
@@ -67,6 +69,7 @@ __all__ = [
     "linear",
     "log_densities",
     "loss",
+    "pag",
     "policy",
     "product",
     "regions",
