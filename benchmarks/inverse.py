@@ -58,10 +58,12 @@ METHODS: dict[str, Call] = {
     "tds, covariance": ("tds", 100, {"twist": "covariance"}),
     "mcgdiff": ("mcgdiff", 100, {}),
     "fps_smc": ("fps_smc", 100, {}),
+    "ensemble": ("ensemble", 100, {}),
     "daps": ("daps", 100, {}),
     "daps, inner 1": ("daps", 100, {"inner": 1}),
     "pnpdm": ("pnpdm", 100, {"rho": (4.0 * WIDTH, 0.1)}),
     "repaint": ("repaint", 100, {}),
+    "reddiff": ("reddiff", 100, {}),
 }
 
 

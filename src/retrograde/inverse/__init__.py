@@ -1,5 +1,6 @@
 """Inverse problems: samples of x given a measurement y = A(x) + noise, with a diffusion model as prior."""
 
+from retrograde.inverse.ensemble import ensemble
 from retrograde.inverse.filtering import fps_smc, mcgdiff
 from retrograde.inverse.gibbs import daps, pnpdm, repaint
 from retrograde.inverse.guided import Likelihood, Residual, dps, mmps, pigdm, sda, tmpd
@@ -7,6 +8,7 @@ from retrograde.inverse.method import Method, Posed, Solution, Task, get, method
 from retrograde.inverse.proximal import Proximal, diffpir
 from retrograde.inverse.spectral import ddnm, ddnm_plan, ddrm, ddrm_plan
 from retrograde.inverse.twisted import tds
+from retrograde.inverse.variational import reddiff
 
 __all__ = [
     "solve",
@@ -32,6 +34,8 @@ __all__ = [
     "ddnm_plan",
     "tds",
     "mcgdiff",
+    "reddiff",
+    "ensemble",
     "daps",
     "pnpdm",
     "repaint",

@@ -372,3 +372,15 @@ for _title, _authors, _year, _arxiv, _name, _test in (
             test=_TESTS + _test,
         )
     )
+
+systems.register(
+    systems.System(
+        title="Multimodal Atmospheric Super-Resolution With Deep Generative Models",
+        authors=("Dibyajyoti Chakraborty", "Haiwen Guan", "Jason Stock", "Troy Arcomano", "Guido Cervone", "Romit Maulik"),
+        year=2025,
+        arxiv="2506.22780",
+        home="inverse",
+        call="rg.inverse.solve(denoiser, rg.operators.stack_measurements([coarse, sensors]), method='mmps', n=64)",
+        test="tests/inverse/test_fusion.py::test_a_coarse_field_and_sensors_have_their_joint_posterior",
+    )
+)

@@ -67,7 +67,7 @@ class Twisted(Transform):
         return dataclasses.replace(made, log_weight=twist - before, carried={**free.carried, _TWIST: twist})
 
 
-def _likelihood(measurement: Measurement) -> PotentialFunction:
+def likelihood(measurement: Measurement) -> PotentialFunction:
     """Return the potential that weighs finished samples alone, by p(y | x_0)."""
 
     def potential(data: Tensor, t: float | None) -> Tensor:
@@ -122,7 +122,7 @@ def tds(
             given = f"the twist 'covariance' of {math.prod(A.measured)} numbers"
             raise BadValue(given, f"at most {DENSE}", "twist='isotropic'")
         led = Twisted(denoiser, measurement, table.times[-1])
-        particles = Weighted(task.n, _likelihood(measurement), threshold=threshold)
+        particles = Weighted(task.n, likelihood(measurement), threshold=threshold)
         return Posed(led, table, particles=particles, log_evidence=evidence)
 
     def solved(residual: Tensor, sigma: float) -> Tensor:
