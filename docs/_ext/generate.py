@@ -11,15 +11,12 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
+from benchmarked import inverse_digits_page, stored, table
+
 import retrograde as rg
 
 ARXIV = r"\b\d{4}\.\d{4,5}\b"
 HEAD = "<!-- Written by docs/_ext/generate.py from the registries; edits here are lost. -->\n\n"
-
-
-def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    lines = [head, tuple("---" for _ in head), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines) + "\n"
 
 
 def sentence(thing: object) -> str:
@@ -45,11 +42,6 @@ def paths_page() -> str:
     text = "# Paths\n\nHow data becomes noise: `x_t = a(t) x_0 + b(t) y + s(t) ε`. The ends are those of the path as it is "
     text += "made without arguments; where they hold a y, it is anchored, and [a run needs it](../restoring.md).\n\n"
     return text + table(("path", "what it is", "begins at", "ends at"), rows)
-
-
-def stored(name: str) -> Any:
-    """What a benchmark left in benchmarks/results."""
-    return json.loads((Path(__file__).parents[2] / "benchmarks" / "results" / name).read_text(encoding="utf-8"))
 
 
 def reference(name: str) -> str:
@@ -334,6 +326,7 @@ def bar_of(settings: list[tuple[int, int]], labels: list[str], figure: Callable[
 PAGES: dict[str, Callable[[], str]] = {
     "command": command_page,
     "inverse": inverse_page,
+    "inverse_digits": inverse_digits_page,
     "overhead": overhead_page,
     "paths": paths_page,
     "peers": peers_page,

@@ -1,0 +1,39 @@
+"""Pages made of stored benchmarks."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
+
+
+def stored(name: str) -> Any:
+    """What a benchmark left in benchmarks/results."""
+    return json.loads((RESULTS / name).read_text(encoding="utf-8"))
+
+
+def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    """Rows of cells as Markdown."""
+    lines = [head, tuple("---" for _ in head), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines) + "\n"
+
+
+def inverse_digits_page() -> str:
+    """The stored run of benchmarks/inverse_digits.py."""
+    kept = stored("inverse_digits.json")
+    text = (
+        f"# Measurements of digits\n\n{kept['items']} unseen digits, measured with noise, and {kept['samples']} samples of "
+        f"each method for each, at {kept['nfe']} evaluations (gradients come on top). PSNR in dB of the samples' mean and "
+        "of single samples; the part that a classifier takes for the digit that was measured; the distance of its features "
+        "to those of the truth; the misfit in standard deviations of the noise; and how often the truth of a pixel lies "
+        "between the least and the greatest sample, where samples differ: "
+        f"{kept['claimed']:.2f} for samples of the posterior.\n\n"
+        "![Truth, mean, standard deviation and samples, for each task](../images/inverse_digits.png)\n\n"
+    )
+    head = ("task", "method", "PSNR, mean", "PSNR, sample", "same digit", "features", "misfit", "coverage")
+    lines = []
+    for row in kept["rows"]:
+        figures = [f"{row[key]:.1f}" for key in ("psnr_mean", "psnr_sample")]
+        figures += [f"{row['same_digit']:.2f}", f"{row['features']:.1f}", f"{row['misfit']:.2f}", f"{row['coverage']:.2f}"]
+        lines.append((f"{row['task']} (`{row['operator']}`)", f"`{row['method']}`", *figures))
+    return text + table(head, lines) + f"\nMade by `{kept['command']}`, one thread.\n"
