@@ -141,3 +141,9 @@ def test_the_readme_shows_the_plan_as_it_prints():
 
 def test_citation_and_version_agree():
     assert f"version: {retrograde.__version__}" in (ROOT / "CITATION.cff").read_text()
+
+
+def test_no_page_takes_a_name_that_sphinx_gives_its_own() -> None:
+    """A page of these names is built, and then lost: the entry in the contents leads to Sphinx's page."""
+    own = {"search", "genindex", "modindex", "py-modindex"}
+    assert not own & {file.stem for file in (ROOT / "docs").glob("*.md")}
