@@ -1,5 +1,6 @@
 """Policies that reuse what a network computed before: transforms of the denoiser and columns of a plan."""
 
+from retrograde.accelerate.annealed import annealed, one_by_one
 from retrograde.accelerate.blocks import BlockCache, SkipBlocks, block_cache, extrapolated, skip_blocks
 from retrograde.accelerate.cascade import cascade, entry, pixels, resized, stages
 from retrograde.accelerate.deepcache import DeepCache, deepcache
@@ -29,6 +30,7 @@ __all__ = [
     "SteadyEntropy",
     "Swept",
     "TeaCache",
+    "annealed",
     "arriving",
     "block_cache",
     "cascade",
@@ -47,6 +49,7 @@ __all__ = [
     "magnitudes",
     "merge_tokens",
     "merger",
+    "one_by_one",
     "picard",
     "pixels",
     "receding",
