@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import retrograde as rg
-from retrograde.errors import BadValue, PlanError, ShapeError
+from retrograde.errors import BadType, BadValue, PlanError, ShapeError
 
 MAXIMUM = {1: 0.0, 2: 0.56419, 4: 1.02938, 8: 1.42360, 16: 1.76599}
 """Expected maximum of so many standard normal numbers."""
@@ -119,6 +119,14 @@ def test_ranks_of_several_verifiers_have_no_units():
     assert rg.search.best(verdicts * torch.tensor([1e6, 1e-3])).tolist() == [1]
     tied = torch.zeros(1, 4, 2)
     assert rg.search.standing(tied).tolist() == [[0.0] * 4]
+
+
+def test_a_verifier_of_data_alone_is_told_how_to_take_searches(modes, path):
+    plan = rg.plan("ddim", path, nfe=2)
+    with pytest.raises(BadType, match="lambda data, searches: verifier"):
+        rg.search.random(modes, plan, lambda data: data.flatten(1).sum(1))
+    with pytest.raises(ShapeError, match="one number for each"):
+        rg.search.random(modes, plan, lambda data, searches: 1.0)
 
 
 def test_mistakes_are_named(modes, path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, final
@@ -72,8 +73,7 @@ class Trials:
         self.denoiser: AbstractDenoiser = checked_denoiser(denoiser)
         self.verifiers = tuple(verifier) if isinstance(verifier, Sequence) else (verifier,)
         for one in self.verifiers:
-            if not callable(one):
-                raise BadType(f"{described(one)}, as a verifier", "a function of data and searches", "lambda x, i: ...")
+            _check(one)
         if n < 1 or not self.verifiers or (batch_size is not None and batch_size < 1):
             given = f"n={n}, {len(self.verifiers)} verifiers, batch_size={batch_size}"
             raise BadValue(given, "at least one of each", "search.random(denoiser, plan, verifier, n=1)")
@@ -134,9 +134,10 @@ class Trials:
         for verifier in self.verifiers:
             with torch.set_grad_enabled(graph):
                 verdict = verifier(data, searches)
-            if verdict.shape != data.shape[:1]:
+            if not isinstance(verdict, Tensor) or verdict.shape != data.shape[:1]:
+                what = f"shape {list(verdict.shape)}" if isinstance(verdict, Tensor) else described(verdict)
                 raise ShapeError(
-                    f"verdicts of shape {list(verdict.shape)} for {len(data)} candidates",
+                    f"verdicts of {what} for {len(data)} candidates",
                     "one number for each, [batch]",
                     "sum over the axes of an item: .flatten(1).sum(1)",
                 )
@@ -146,6 +147,24 @@ class Trials:
             raise BadValue("a verdict that is NaN", "numbers, or -inf for what must not be chosen", "mend the verifier")
         self.ledger.verdicts += len(self.verifiers) * len(data) / self.n
         return found
+
+
+def _check(verifier: Any) -> None:
+    """Refuse what is no function of data and searches.
+
+    Raises:
+        BadType: it is not; for instance it takes data alone.
+    """
+    if not callable(verifier):
+        raise BadType(f"{described(verifier)}, as a verifier", "a function of data and searches", "lambda x, i: ...")
+    try:
+        inspect.signature(verifier).bind(None, None)
+    except TypeError:
+        given = f"{described(verifier)}, as a verifier, which does not take two arguments"
+        mend = "lambda data, searches: verifier(data), where all searches want the same"
+        raise BadType(given, "a function of data [batch, *shape] and searches [batch]", mend) from None
+    except ValueError:  # written in another language, it does not say what it takes
+        return
 
 
 def standing(verdicts: Tensor) -> Tensor:
