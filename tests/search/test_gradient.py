@@ -100,6 +100,6 @@ def test_the_books_have_evaluations_and_gradients(modes, path, counted):
 def test_mistakes_are_named(modes, path):
     plan = rg.plan("ddim", path, nfe=2)
     with pytest.raises(BadValue, match="zero_order"):
-        rg.search.ascend(modes, plan, lambda x, i: x[:, 0].detach(), n=2)
+        rg.search.ascend(modes, plan, lambda x, i: x[:, 0].detach(), n=2, gradient="unroll")
     with pytest.raises(BadValue, match="gradient='none'"):
         rg.search.ascend(modes, plan, lambda x, i: x[:, 0], gradient="none")
