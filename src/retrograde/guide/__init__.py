@@ -25,6 +25,7 @@ from retrograde.guide.tilt import Tilted, classifier, loss
 from retrograde.guide.time_shift import TimeShifted, shift_time
 from retrograde.guide.transform import Transform
 from retrograde.guide.weight import Weight
+from retrograde.guide.windows import Windowed, interpolated, windows
 
 __all__ = [
     "Adaptive",
@@ -49,6 +50,7 @@ __all__ = [
     "Transform",
     "TwoBranches",
     "Weight",
+    "Windowed",
     "Within",
     "adaptive",
     "anneal",
@@ -65,6 +67,7 @@ __all__ = [
     "first_network",
     "fit_linear",
     "high_frequency",
+    "interpolated",
     "interval",
     "linear",
     "log_densities",
@@ -78,4 +81,5 @@ __all__ = [
     "shift_time",
     "superpose",
     "threshold",
+    "windows",
 ]
