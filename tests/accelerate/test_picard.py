@@ -93,6 +93,23 @@ def test_guidance_with_a_weight_for_each_row(dit):
         assert torch.equal(picard(guided, case, 2, condition=1, window=1).samples, alone)
 
 
+def test_anchors_and_rows_with_a_time_of_their_own(mixture):
+    """An anchored path; and rows that tell the network another time, which have calls of their own."""
+    path = rg.paths.get("mean_reverting")()
+    plan = rg.plan("ddpm", path, nfe=5)
+    given = {"anchor": torch.tensor([0.5, -1.0]), "dtype": torch.float64}
+    alone = rg.sample(mixture(path), plan, 2, **given)
+    assert torch.allclose(picard(mixture(path), plan, 2, tolerance=0.0, **given).samples, alone, atol=1e-12)
+    network = lambda x, t: torch.sin(x) * t[:, None]  # noqa: E731
+    model = rg.Denoiser(network, rg.paths.VP(), "noise", (3,))
+    plan = rg.plan("ddim", model.path, nfe=5)
+    rows = [dataclasses.replace(row, network_time=0.1 * (k // 2)) for k, row in enumerate(plan.rows)]
+    told = dataclasses.replace(plan, rows=tuple(rows))
+    swept = picard(model, told, 2, tolerance=0.0)
+    assert torch.allclose(swept.samples, rg.sample(model, told, 2), atol=1e-5)
+    assert not torch.allclose(swept.samples, rg.sample(model, plan, 2), atol=1e-2)
+
+
 def test_what_it_cannot_do_is_said(dit, oracle):
     plan = rg.plan("ddim", dit.path, nfe=4)
     with pytest.raises(BadType, match="remembers"):

@@ -1,5 +1,6 @@
 """Streams: the frames of one network call are those sampled one by one, in order, whoever is faster."""
 
+import dataclasses
 import queue
 import threading
 import time
@@ -114,5 +115,8 @@ def test_mistakes_are_explained(den):
         accelerate.stream(FRAMES, accelerate.deepcache(den), accelerate.every(plan, 2))
     with pytest.raises(BadType, match="remembers"):
         list(accelerate.stream(FRAMES, accelerate.deepcache(den), plan))
+    rows = [dataclasses.replace(row, network_time=0.5) for row in plan.rows]
+    with pytest.raises(PlanError, match=r"row 0 tells the network 0\.5"):
+        accelerate.stream(FRAMES, den, dataclasses.replace(plan, rows=tuple(rows)))
     with pytest.raises(BadValue, match="eta"):
         accelerate.changed(FRAMES, 1.0)

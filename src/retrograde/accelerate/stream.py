@@ -102,7 +102,7 @@ def stream(
         condition: of all frames, as in `rg.sample`; or a function from a frame to its own.
 
     Raises:
-        PlanError: rows with knobs: the frames of a call stand at different rows.
+        PlanError: rows with knobs, or told another time than is usual: the frames of a call stand at different rows.
         BadType: a denoiser that remembers from one row to the next, which frames that share a call cannot; an anchored
             path.
 
@@ -115,6 +115,13 @@ def stream(
         raise PlanError(
             f"a stream by a plan with the knobs {knobs}", "rows without knobs", "give the settings to the transform itself"
         )
+    for k, row in enumerate(plan.rows):
+        if row.time is not None and row.network_time != asked.network_time(row.time):
+            raise PlanError(
+                f"a stream by a plan whose row {k} tells the network {row.network_time:g} at time {row.time:g}",
+                f"what it is told there: {asked.network_time(row.time):g}, for frames at unlike rows share a call",
+                "rows without a network_time of their own, or sample frame by frame",
+            )
     return _streamed(frames, asked, plan, seed, condition)
 
 
