@@ -39,6 +39,28 @@ def test_the_stochastic_sampler_has_it_too(gaussian):
     assert covariance < 0.12
 
 
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [("tds", {"spread": 1.0}), ("tds", {"twist": "covariance"}), ("mcgdiff", {})],
+)
+def test_particles_have_it_as_they_grow_in_number(gaussian, method, settings):
+    """Mean and covariance; what is left of the latter is DDPM's, which draws too little."""
+    problem = gaussian(scales=(1.2, 0.9, 0.7, 0.5))
+
+    def missed(n):
+        made = [
+            inverse.solve(problem.prior, problem.measurement, method, n, 60, s, noise=Bulk, dtype=torch.float64, **settings)
+            for s in range(2)
+        ]
+        errors = [problem.errors(one.samples) for one in made]
+        return [sum(parts) / 2 for parts in zip(*errors, strict=True)]
+
+    few, many = missed(30), missed(600)
+    assert many[0] < 0.12
+    assert many[1] < 0.3
+    assert sum(many) < 0.6 * sum(few)
+
+
 @pytest.mark.parametrize("method", BIASED)
 def test_every_other_method_shows_its_bias(gaussian, corners, method):
     """On data whose covariance is far from the identity the heuristics miss the posterior by far more than the exact one."""

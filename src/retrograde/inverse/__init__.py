@@ -6,6 +6,7 @@ from retrograde.inverse.gibbs import daps, pnpdm, repaint
 from retrograde.inverse.guided import Likelihood, Residual, dps, mmps, pigdm, sda, tmpd
 from retrograde.inverse.method import Method, Posed, Solution, Task, get, method, names, solve
 from retrograde.inverse.proximal import Proximal, diffpir
+from retrograde.inverse.separate import Together, added
 from retrograde.inverse.spectral import ddnm, ddnm_plan, ddrm, ddrm_plan
 from retrograde.inverse.twisted import tds
 from retrograde.inverse.variational import reddiff
@@ -34,6 +35,8 @@ __all__ = [
     "ddnm_plan",
     "tds",
     "mcgdiff",
+    "Together",
+    "added",
     "reddiff",
     "ensemble",
     "daps",

@@ -105,8 +105,9 @@ def ensemble(
         d log w = v (-<grad log p, beta grad mu> + |beta grad mu|^2/2 - beta tr(Hess mu)/2) - mu d(beta)
 
     which is the limit for small rows of the ratio that weighs here, exact in each: q_t'/q_t of both ends and the kernels,
-    led and not. A guess of p(y | x_t) is not made; the end is the posterior as particles grow, for every prior. The pull is
-    implicit for a linear operator, so that rows may be long.
+    led and not. A guess of p(y | x_t) is not made; the end is the posterior as particles grow, for every prior. But q_t is
+    narrower than the law of x_t given y, and every octave of noise levels has to make up for that by weights: it takes many
+    more particles than `mcgdiff` or `tds`. The pull is implicit for a linear operator, so that rows may be long.
 
     Args:
         tempered: beta = std^2/(std^2 + sigma^2), which asks of noisy states no more than they can have; without, beta = 1 as
