@@ -5,7 +5,7 @@ of a fine solver from the same noise, and the Frechet distance to the data. Besi
 as the policy's cost pays for, and dpmpp_2m with as many; fitted plans of such budgets, alone and with reuse, in parts of
 their own. For an SD-shaped UNet with random weights costs alone, of DeepCache here and of the DeepCache package (if
 it is installed), and of first-block caches here and in diffusers. For streams, seconds beside
-those of frames sampled one by one.
+those of frames sampled one by one. For sampling many rows at once, rounds and evaluations.
 
     python benchmarks/reuse.py [--dit runs/dit8/dit8.pt] [--items 64] [--parts digits "digits fitted" ...]
 
@@ -324,6 +324,30 @@ def stream(frames: int = 24) -> dict[str, Any]:
     return {"model": den.name, "frames": frames, "rows": rows}
 
 
+def parallel(items: int = 4) -> dict[str, Any]:
+    """Count the rounds of sampling many rows at once: sweeps of 100 rows, and speculation over 50."""
+    den = rg.load("digits8-flow")
+    labels = [k % 10 for k in range(items)]
+    rows: dict[str, Any] = {}
+
+    def counted(name: str, made: Any, **more: Any) -> None:
+        rows[name] = {"rounds": made.rounds.tolist(), "evaluations": made.ledger.nfe} | more
+        print(name, json.dumps(rows[name]), flush=True)
+
+    for recipe in ("ddim", "ddpm"):
+        plan = rg.plan(recipe, den.path, nfe=100)
+        alone = rg.sample(den, plan, items, 1, condition=labels)
+        for window, anderson in ((None, 0), (None, 3), (25, 0), (25, 3)):
+            made = accelerate.picard(den, plan, items, 1, window=window, anderson=anderson, condition=labels)
+            case = f"{recipe}, window {window or 'all'}, anderson {anderson}"
+            counted(case, made, **{"to sequential": rms(made.samples, alone)})
+    plan = rg.plan("ddpm", den.path, nfe=50)
+    for window in (4, 8):
+        made = accelerate.speculative(den, plan, items, 1, window=window, condition=labels)
+        counted(f"speculative, window {window}", made, accepted=(made.accepted / made.drafted).tolist())
+    return {"model": den.name, "items": items, "rows": rows}
+
+
 def main() -> None:
     """Run the parts and keep their results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -340,6 +364,7 @@ def main() -> None:
         "unet": unet,
         "transformer": transformer,
         "stream": stream,
+        "parallel": parallel,
     }
     for name in given.parts or parts:
         with torch.no_grad() if name in ("unet", "transformer") else torch.enable_grad():
