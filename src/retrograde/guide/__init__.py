@@ -1,6 +1,7 @@
 """Transforms that steer: from denoiser to denoiser."""
 
 from retrograde.guide.adaptive import Adaptive, adaptive
+from retrograde.guide.aggregate import Aggregated, aggregate
 from retrograde.guide.apg import Projected, apg
 from retrograde.guide.autoguide import Autoguided, autoguide
 from retrograde.guide.bands import Banded, bands
@@ -29,6 +30,7 @@ from retrograde.guide.windows import Windowed, interpolated, windows
 
 __all__ = [
     "Adaptive",
+    "Aggregated",
     "Autoguided",
     "Banded",
     "ClassifierFree",
@@ -53,6 +55,7 @@ __all__ = [
     "Windowed",
     "Within",
     "adaptive",
+    "aggregate",
     "anneal",
     "apg",
     "autoguide",
