@@ -56,6 +56,7 @@ METHODS: dict[str, Call] = {
     "ddnm": ("ddnm", 100, {}),
     "tds": ("tds", 100, {"spread": WIDTH}),
     "tds, covariance": ("tds", 100, {"twist": "covariance"}),
+    "tds, covariance, 20": ("tds", 20, {"twist": "covariance"}),
     "mcgdiff": ("mcgdiff", 100, {}),
     "fps_smc": ("fps_smc", 100, {}),
     "ensemble": ("ensemble", 100, {}),
