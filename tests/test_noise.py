@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import retrograde as rg
 from retrograde.errors import BadValue
-from retrograde.noise import Brownian, Noise
+from retrograde.noise import Brownian, Noise, apart
 
 INTERVAL = (0.7, 0.3)
 
@@ -144,3 +144,10 @@ def test_solutions_on_one_brownian_path_converge_strongly(mixture):
         assert slope == pytest.approx(1.0, abs=0.2), (name, errors)
         apart = [float((end(name, n, Noise) - exact).square().mean().sqrt()) for n in (8, 32)]
         assert min(apart) > 3 * errors[0]
+
+
+def test_parts_of_a_run_share_no_seed_with_each_other_or_with_near_runs():
+    seeds = {apart(seed, part) for seed in range(50) for part in range(50)}
+    assert len(seeds) == 2500
+    assert all(apart(seed, 0) == seed for seed in (0, 3, 2**64 - 1))
+    Noise(apart(2**64 - 1, 7), [0]).draw((1,), INTERVAL)

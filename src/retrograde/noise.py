@@ -153,6 +153,11 @@ class Bulk:
         return torch.from_numpy(values).to(device=device, dtype=dtype, non_blocking=True)
 
 
+def apart(seed: int, part: int) -> int:
+    """Return the seed of one part of a run, 0 the first: parts share no draw, and the first has the run's own."""
+    return (seed + part * _GOLDEN) % 2**64
+
+
 def heavy_tailed(eps: Tensor, degrees: float, generator: torch.Generator) -> Tensor:
     """Return Gaussian noise eps [n, *shape] stretched to Student's law: each item by one factor sqrt(degrees/chi^2).
 
@@ -170,6 +175,8 @@ def _stretch(rng: np.random.Generator, degrees: float) -> float:
     return math.sqrt(degrees / rng.chisquare(degrees))
 
 
+_GOLDEN = 0x9E3779B97F4A7C15
+"""2^64 over the golden ratio, odd: its multiples keep far from each other, and from the seeds people choose."""
 _BULK = 2**63
 """Apart from the keys of single items."""
 _LOWEST = -16

@@ -12,6 +12,7 @@ from torch import Tensor
 from retrograde import systems
 from retrograde.denoisers import AbstractDenoiser
 from retrograde.errors import BadValue, UnknownName
+from retrograde.noise import apart
 from retrograde.plan import Plan
 from retrograde.sampling import sample
 
@@ -80,8 +81,5 @@ def one_by_one(head: Head, plans: Sequence[Plan], n: int = 1, seed: int = 0, **o
     tokens: list[Tensor] = []
     for k, plan in enumerate(plans):
         denoiser, condition = head(k, torch.stack(tokens, 1) if tokens else None)
-        tokens.append(sample(denoiser, plan, n, (seed + k * _APART) % 2**64, condition=condition, **options))
+        tokens.append(sample(denoiser, plan, n, apart(seed, k), condition=condition, **options))
     return torch.stack(tokens, 1)
-
-
-_APART = 0x9E3779B97F4A7C15

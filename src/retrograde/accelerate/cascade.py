@@ -14,6 +14,7 @@ from torch.nn import functional
 from retrograde import grids, recipes, systems
 from retrograde.denoisers import AbstractDenoiser
 from retrograde.errors import BadValue
+from retrograde.noise import apart
 from retrograde.paths import Path
 from retrograde.plan import Plan
 from retrograde.sampling import steps
@@ -180,13 +181,10 @@ def cascade(
                 eps = resize(state.prediction.noise, denoiser.shape[1:])
                 options.pop("signal", None)
                 options["x"] = denoiser.path.a(plan.start) * data + denoiser.path.s(plan.start) * eps
-        own = (seed + k * _APART) % 2**64  # so that stages at one size share no draw
-        state = collections.deque(steps(plan, denoiser, n, own, **options), maxlen=1)[0]
+        run = steps(plan, denoiser, n, apart(seed, k), **options)  # stages at one size share no draw
+        state = collections.deque(run, maxlen=1)[0]
         before = denoiser
     return torch.empty(0) if state is None else state.x_t
-
-
-_APART = 0x9E3779B97F4A7C15
 
 
 def _moved(
