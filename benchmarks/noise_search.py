@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 import retrograde as rg
 from retrograde.quality import frechet_distance, precision_recall
-from retrograde.train.classify import fit_classifier
+from retrograde.train.classify import accuracy
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "noise_search.json"
@@ -43,10 +43,8 @@ def judges(model: str) -> tuple[nn.Module, nn.Module, Callable[[Tensor], Tensor]
     torch.manual_seed(0)
     if model == "digits":
         images, labels = rg.data.digits("train")
-        tested = rg.data.digits("test")[0]
-        judge = rg.nets.Classifier()
-        fit_classifier(judge, images[:4000].float(), labels[:4000], epochs=3)
-        return rg.zoo.classifier(), judge, judge.features, tested.float()
+        judge = classifier(images, labels, steps=1000)
+        return rg.zoo.classifier(), judge, judge[:-1], rg.data.digits("test")[0]
     images, labels = rg.data.digits8("train")
     half = len(images) // 2
     first = classifier(images[:half].float(), labels[:half])
@@ -115,6 +113,8 @@ def main(n: int, model: str, names: str) -> None:
     network, judge, features, real = judges(model)
     den = rg.load(model)
     targets = torch.arange(n) % 10
+    tested = rg.data.digits("test") if model == "digits" else (real, rg.data.digits8("test")[1])
+    print("accuracy of the judge", accuracy(judge, *tested), flush=True)
 
     def verifier(x: Tensor, numbers: Tensor) -> Tensor:
         return torch.log_softmax(network(x), 1)[torch.arange(len(x)), targets[numbers]]
@@ -145,6 +145,7 @@ def main(n: int, model: str, names: str) -> None:
         "machine": f"{platform.system()} {platform.machine()}, torch {torch.__version__}",
         "seconds": round(time.process_time() - started),
         "searches": n,
+        "judge": round(accuracy(judge, *tested), 4),
         "found": found,
     }
     file = RESULTS if model == "digits8-flow" else RESULTS.with_stem(f"{RESULTS.stem}_{model}")

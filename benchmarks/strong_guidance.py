@@ -33,7 +33,9 @@ WEIGHTS = (1.0, 1.5, 4.0, 8.0, 15.0)
 
 def classifier(images: torch.Tensor, labels: torch.Tensor, steps: int = 1500, batch: int = 128) -> nn.Sequential:
     """Train a perceptron to tell digits apart; its features are all but the last layer."""
-    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 128), nn.SiLU(), nn.Linear(128, 64), nn.SiLU(), nn.Linear(64, 10))
+    network = nn.Sequential(
+        nn.Flatten(), nn.Linear(images[0].numel(), 128), nn.SiLU(), nn.Linear(128, 64), nn.SiLU(), nn.Linear(64, 10)
+    )
     optimizer = torch.optim.Adam(network.parameters(), lr=2e-3)
     generator = torch.Generator().manual_seed(0)
     for _ in range(steps):
