@@ -34,7 +34,7 @@ def test_the_estimate_settles_where_the_linear_system_says(gaussian):
     path = problem.prior.path
     t = path.time_of_sigma(1.5)
     a, s = path.a(t), path.s(t)
-    for lam, weight in ((0.5, "linear"), (3.0, "constant")):
+    for lam, weight in ((6.0, "linear"), (12.0, "constant")):
         w = path.sigma(t) if weight == "linear" else 1.0
         R = lam * w * s * a * torch.linalg.inv(a * a * C + s * s * torch.eye(4)) / 4
         exact = torch.linalg.solve(A.T @ A / 2 + R, A.T @ y / 2 + R @ mean)
