@@ -22,6 +22,7 @@ def leave_it(namespace: dict[str, Any]) -> None:
 pytest_collect_file = Sybil(
     parsers=[PythonCodeBlockParser()],
     patterns=["README.md", "docs/*.md"],
+    excludes=["docs/gallery.md"],  # a slow test runs it, with the script that draws its pictures
     setup=enter_empty_folder,
     teardown=leave_it,
 ).pytest()
