@@ -114,6 +114,7 @@ def test_fused_attention_or_not_the_samples_are_the_same():
     assert seen[0][1].operators["attention"].calls < seen[1][1].operators["attention"].calls
 
 
+@pytest.mark.slow  # seconds: next to another program they measure that program
 def test_seconds_of_plans_follow_from_those_of_an_evaluation(den):
     """Ten plans of different recipes and budgets: the prediction explains more than 95% of the variance."""
     clock, n = time.process_time, 8
