@@ -283,8 +283,8 @@ def inverse_page() -> str:
         f"problems in all: {counts} (fewer where a cell says of how many). Every method has 100 evaluations of the "
         "network for a sample, but for those that are named with a number of their own; a *pass* is an evaluation or a "
         "gradient through the network. No setting was tuned to these problems; but `spread` of `pigdm` and `tds` is the "
-        "standard deviation of the prior's coordinates, which papers scale to one, and the first `rho` of `pnpdm` four times "
-        "that, while `dps`, `reddiff` and `daps` run at defaults meant for data of size one.\n\n"
+        "standard deviation of the prior's coordinates, which papers scale to one, and the first `rho` of `pnpdm` is four "
+        "times that, while `dps`, `reddiff` and `daps` run at defaults meant for data of size one.\n\n"
     )
     heads = ("method", "passes", *(f"d={d}, m={m}" for d, m in settings))
     for title, key in (
