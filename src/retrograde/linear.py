@@ -54,7 +54,7 @@ def combine(terms: Iterable[tuple[Coefficient, Tensor]]) -> Tensor:
     total: Tensor | None = None
     whole: Tensor | None = None  # a first tensor whose coefficient is one: the next term is added to it in one pass
     for coefficient, tensor in terms:
-        if isinstance(coefficient, float):
+        if isinstance(coefficient, (float, int)):  # the tuple: a union is made anew at each call
             if coefficient == 0.0:
                 continue
             if total is not None:
