@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import retrograde as rg
-from retrograde.tune import Effort
+from retrograde.tune import Effort, contest, levels
 from retrograde.tune.journal import Journal
 
 SMALL = Effort(48, 16, 16, 32, 16, 4, 1, 12, 64, ("ddim", "dpmpp_2m"), 96, 3, 1e9)
@@ -61,6 +61,33 @@ def test_what_is_known_is_not_asked_again(labelled, tmp_path):
         rg.tune(labelled, **ASKED, journal=tmp_path, progress=lambda stage, part: stop_at("corrections", stage, again))
     assert "reference trajectories" not in again
     assert "short trajectories" not in again
+
+
+def test_scores_and_runs_of_the_race_are_not_made_again(labelled, tmp_path, monkeypatch):
+    made: list[str] = []
+
+    def counted(owner, name):
+        right = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *given: made.append(name) or right(*given))
+
+    counted(levels.OnPolicy, "_scored")
+    counted(contest, "_enter")
+    with pytest.raises(KeyboardInterrupt):
+        rg.tune(labelled, **ASKED, journal=tmp_path, progress=lambda stage, part: stopped(stage, part > 0.5))
+    assert {"_scored", "_enter"} == set(made)
+    before = made.copy()
+    made.clear()
+    rg.tune(labelled, **ASKED, journal=tmp_path)
+    assert "_scored" not in made
+    undisturbed = before.count("_enter") + made.count("_enter")
+    made.clear()
+    rg.tune(labelled, **ASKED)
+    assert made.count("_enter") == undisturbed
+
+
+def stopped(stage, late):
+    if stage == "published solvers" and late:
+        raise KeyboardInterrupt
 
 
 def stop_at(last, stage, seen):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -90,7 +91,7 @@ class Journal:
         """Remove the parts: the fit is complete."""
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
-            if not any(self._folder.parent.iterdir()):
+            with contextlib.suppress(OSError):  # it holds something else
                 self._folder.parent.rmdir()
 
     def _stored(self, name: str) -> dict[str, Tensor] | None:
