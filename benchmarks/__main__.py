@@ -6,8 +6,9 @@ import runpy
 import sys
 from pathlib import Path
 
-SCRIPTS = ("registry", "peers", "loop_overhead", "tuned_plans", "baselines", "strong_guidance", "two_stages", "inverse")
+SAMPLERS = ("registry", "peers", "loop_overhead", "tuned_plans", "baselines", "two_stages", "foreign_pipeline")
+STEERED = ("strong_guidance", "guidance_law", "noise_search", "inverse", "inverse_digits")
 
-for script in (*SCRIPTS, "foreign_pipeline"):
+for script in (*SAMPLERS, *STEERED):
     sys.argv = [script]
     runpy.run_path(str(Path(__file__).parent / f"{script}.py"), run_name="__main__")

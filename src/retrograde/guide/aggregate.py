@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar, final
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +29,6 @@ class Aggregated(Transform):
     networks: tuple[nn.Module, ...]
     sites: tuple[str, ...]
     gate: Tensor | Gate
-    makes: ClassVar[frozenset[str]] = frozenset()
 
     def predict(
         self,

@@ -65,7 +65,6 @@ class Superposed(Transform):
     terms: tuple[Mapping[str, Any], ...]
     temperature: float
     biases: tuple[float, ...]
-    makes: ClassVar[frozenset[str]] = frozenset()
 
     def predict(
         self,

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import struct
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, final
+from typing import Any, final
 
 import torch
 from torch import Tensor
@@ -62,7 +62,6 @@ class Windowed(Transform):
     step: tuple[int, int]
     moving: bool
     taper: float
-    makes: ClassVar[frozenset[str]] = frozenset()
 
     def __post_init__(self) -> None:
         super().__post_init__()
