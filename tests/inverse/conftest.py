@@ -57,3 +57,30 @@ def corners():
         return path.a(path.t_max) * problem.mean + path.s(path.t_max) * torch.cat([edges, -edges])
 
     return make
+
+
+@pytest.fixture(scope="session")
+def mixture():
+    """Make a prior of four Gaussians in four dimensions, seen in two directions with noise, and the exact posterior."""
+
+    def make(seed, std=0.2):
+        generator = torch.Generator().manual_seed(seed)
+        means = 1.2 * torch.randn(4, 4, generator=generator, dtype=torch.float64)
+        prior = rg.oracles.GaussianMixture(rg.paths.VP(), means, 0.3)
+        A = torch.randn(2, 4, generator=generator, dtype=torch.float64) / 2.0
+        measurement = rg.operators.measure(rg.operators.Matrix(A), prior.sample(1, seed)[0], std, seed=seed)
+        return prior, measurement, prior.posterior(A, measurement.y, std)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def distance(mixture):
+    """Sliced Wasserstein distance (p = 2) of a method's samples to the exact posterior's, on one problem of `mixture`."""
+
+    def measure(seed, method, n=200, nfe=60, **settings):
+        prior, measurement, posterior = mixture(seed)
+        made = rg.inverse.solve(prior, measurement, method, n=n, nfe=nfe, seed=seed, noise=rg.noise.Bulk, **settings)
+        return rg.quality.sliced_wasserstein(made.samples.double(), posterior.sample(n, 1).double(), p=2, slices=100).value
+
+    return measure

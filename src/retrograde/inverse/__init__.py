@@ -1,13 +1,16 @@
 """Inverse problems: samples of x given a measurement y = A(x) + noise, with a diffusion model as prior."""
 
+from retrograde.inverse.consistent import sitcom
 from retrograde.inverse.ensemble import ensemble
 from retrograde.inverse.filtering import fps_smc, mcgdiff
 from retrograde.inverse.gibbs import daps, pnpdm, repaint
 from retrograde.inverse.guided import Likelihood, Residual, dps, mmps, pigdm, sda, tmpd
 from retrograde.inverse.method import Method, Posed, Solution, Task, get, method, names, solve
 from retrograde.inverse.proximal import Proximal, diffpir
+from retrograde.inverse.second_order import stsl
 from retrograde.inverse.separate import Together, added
 from retrograde.inverse.spectral import ddnm, ddnm_plan, ddrm, ddrm_plan
+from retrograde.inverse.steered import steer, steered
 from retrograde.inverse.twisted import tds
 from retrograde.inverse.variational import reddiff
 
@@ -43,4 +46,8 @@ __all__ = [
     "pnpdm",
     "repaint",
     "fps_smc",
+    "sitcom",
+    "stsl",
+    "steer",
+    "steered",
 ]
