@@ -86,7 +86,8 @@ def sitcom(
         v ~ argmin_v |y - A(D(v))|^2 + lam |x_t - v|^2, by Adam from x_t;   x' = a' D(v) + s' eps
 
     so that the estimate agrees with y, is an answer of the network, and its input is near the state. Small `inner` or
-    lam > 0 keep v near x_t. It finds items that explain y rather than draws of the posterior: on Gaussian data both moments are off.
+    lam > 0 keep v near x_t. It finds items that explain y rather than draws of the posterior: on Gaussian
+    data both moments are off.
 
     Args:
         inner: steps of Adam for each row; a row costs inner + 1 evaluations and inner gradients.
