@@ -27,6 +27,13 @@ def third(plan: rg.Plan) -> rg.Plan:
     return accelerate.every(plan, 3)
 
 
+def corrected(d: Any) -> Any:
+    """Inner loop feedback that changes something, without having learned it."""
+    module = accelerate.feedback(d, 2)
+    module.gain.data.fill_(0.3)
+    return accelerate.inner_loop(d, module.requires_grad_(False))
+
+
 CASES = {
     "deepcache": Case("den", accelerate.deepcache, third),
     "encoder_cache": Case("den", accelerate.encoder_cache, third),
@@ -34,6 +41,7 @@ CASES = {
     "taylor": Case("dit", lambda d: accelerate.block_cache(d, order=1), third),
     "first_block": Case("dit", lambda d: accelerate.first_block(d, 0.3), null=lambda d: accelerate.first_block(d, 0.0)),
     "teacache": Case("dit", lambda d: accelerate.teacache(d, 1.0), null=lambda d: accelerate.teacache(d, 0.0)),
+    "inner_loop": Case("dit", corrected, third),
     "merge_tokens": Case("den", lambda d: accelerate.merge_tokens(d, 0.5), null=lambda d: accelerate.merge_tokens(d, 0.0)),
     "skip_blocks": Case("dit", accelerate.skip_blocks, lambda p: accelerate.reuse(p, [0], [1], knob="skip")),
 }

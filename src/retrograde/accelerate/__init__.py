@@ -5,6 +5,7 @@ from retrograde.accelerate.blocks import BlockCache, SkipBlocks, block_cache, ex
 from retrograde.accelerate.cascade import cascade, entry, pixels, resized, stages
 from retrograde.accelerate.deepcache import DeepCache, deepcache
 from retrograde.accelerate.encoder import EncoderCache, decode_ahead, encoder_cache, inject
+from retrograde.accelerate.feedback import Feedback, InnerLoop, feedback, inner_loop
 from retrograde.accelerate.merging import MergedTokens, merge_tokens, merger
 from retrograde.accelerate.picard import Swept, picard
 from retrograde.accelerate.profiled import magcache, magnitudes, steadiest
@@ -21,7 +22,9 @@ __all__ = [
     "BlockCache",
     "DeepCache",
     "EncoderCache",
+    "Feedback",
     "FirstBlock",
+    "InnerLoop",
     "MergedTokens",
     "Saving",
     "SharedAttention",
@@ -43,8 +46,10 @@ __all__ = [
     "entry",
     "every",
     "extrapolated",
+    "feedback",
     "first_block",
     "inject",
+    "inner_loop",
     "magcache",
     "magnitudes",
     "merge_tokens",

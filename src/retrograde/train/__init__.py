@@ -4,6 +4,7 @@ from retrograde.train.average import PowerAverage, power_gamma
 from retrograde.train.config import TrainConfig
 from retrograde.train.controlled import Controlled, controlled
 from retrograde.train.experts import fit_experts
+from retrograde.train.feedback import fit_feedback
 from retrograde.train.fit import Trained, fit
 from retrograde.train.held_out import held_out_loss
 from retrograde.train.levels import (
@@ -43,6 +44,7 @@ __all__ = [
     "export",
     "fit",
     "fit_experts",
+    "fit_feedback",
     "fit_noise_classifier",
     "held_out_loss",
     "level_law",

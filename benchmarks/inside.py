@@ -1,0 +1,137 @@
+"""Small parts trained inside a frozen network: what inner loop feedback and early exits buy on a transformer of digits.
+
+Feedback: a copied block stands for the first b blocks in rows that reuse (Gwilliam et al., 2025, arXiv 2501.13107). Beside
+it, at the same column, the cache of these blocks as they were and extrapolated, and the plan with as many full steps as the
+cost pays for; and the same module told the noise levels of other rows. Errors are root mean squares per element to the run
+in which everything is computed, from noise that was not learned from.
+
+    python benchmarks/inside.py [--dit runs/dit8/dit8.pt] [--parts feedback]
+
+The transformer is trained by `python examples/train_dit8.py`. Writes benchmarks/results/inside.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import retrograde as rg
+from retrograde import accelerate, sites
+from retrograde.plan_file import write_atomically
+
+ROOT = Path(__file__).parents[1]
+RESULTS = Path(__file__).parent / "results" / "inside.json"
+STEPS, ITEMS = 20, 64
+LABELS = [k % 10 for k in range(ITEMS)]
+
+
+def rms(one: Tensor, other: Tensor) -> float:
+    """Root mean square distance per element."""
+    return float((one - other).square().mean().sqrt())
+
+
+def transformer8(weights: Path) -> Any:
+    """Return the small trained transformer."""
+    spec = importlib.util.spec_from_file_location("train_dit8", ROOT / "examples" / "train_dit8.py")
+    example: Any = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
+    spec.loader.exec_module(example)  # type: ignore[union-attr]
+    return example.denoiser(weights)
+
+
+class Elsewhere(nn.Module):
+    """A block that is told the noise level of another row."""
+
+    def __init__(self, block: nn.Module, times: list[float]) -> None:
+        super().__init__()
+        self.block, self.times, self.calls = block, times, 0
+
+    def forward(self, features: Tensor, **told: Any) -> Tensor:
+        self.calls += 1
+        time = self.times[self.calls * 7 % len(self.times)]
+        return self.block(features, **{**told, "timestep": torch.full_like(told["timestep"], time)})
+
+
+def inner(den: Any, policy: Any, column: rg.Plan, full: Any) -> float:
+    """Error of the network's answer in the rows that reuse, at the states of the full run."""
+    told = rg.denoisers.prepare_condition(den, LABELS, ITEMS)
+    carried, errors = None, []
+    rows = [row for row in column.bind(den).rows if row.time is not None]
+    with torch.no_grad():
+        for row, (x_t, answer) in zip(rows, full, strict=True):
+            knobs = dict(row.knobs) | ({} if carried is None else {"carried": carried})
+            made = policy.predict(x_t, row.time, told, knobs, row.network_time)
+            carried = made.carried
+            if row.knobs:
+                errors.append((made.value - answer).square().mean())
+    return float(torch.stack(errors).mean().sqrt())
+
+
+def feedback(den: Any) -> dict[str, Any]:
+    """Measure inner loop feedback for some numbers of blocks and columns."""
+    plan = rg.plan("dpmpp_2m", den.path, nfe=STEPS)
+    asked = [s.prediction for s in rg.steps(plan, den, ITEMS, 3, condition=LABELS)]
+    full = [(p.x_t, p.value) for p in asked if p is not None]
+    whole, one = rg.sample(den, plan, ITEMS, 3, condition=LABELS), sites.cost(den, plan[:1], 1, condition=1).macs
+    rows = []
+    for blocks, interval in ((3, 2), (5, 2), (5, 3)):
+        column = accelerate.every(plan, interval)
+        began = time.process_time()
+        taught = rg.train.fit_feedback(den, column, blocks, items=256, condition=[k % 10 for k in range(256)], steps=800)
+        spent = time.process_time() - began
+        mistold = accelerate.feedback(den, blocks)
+        mistold.block = Elsewhere(taught.block, [1000.0 * row.time for row in plan.rows if row.time is not None])
+        mistold.gain.data.copy_(taught.gain)
+        policies = {
+            "feedback": accelerate.inner_loop(den, taught),
+            "told other levels": accelerate.inner_loop(den, mistold),
+            "cache": accelerate.block_cache(den, range(blocks)),
+            "cache, extrapolated": accelerate.block_cache(den, range(blocks), order=1),
+        }
+        cost = sites.cost(policies["feedback"], column, 4, repeats=3, condition=1)
+        steps = round(cost.macs / one)
+        row: dict[str, Any] = {
+            "blocks": blocks,
+            "every": interval,
+            "training seconds": spent,
+            "gain": float(taught.gain),
+            "steps it pays for": cost.macs / one,
+            "times less": STEPS * one / cost.macs,
+            "seconds": {"here": cost.seconds, "all": sites.cost(den, plan, 4, repeats=3, condition=1).seconds},
+            "inner rows": {name: inner(den, policy, column, full) for name, policy in policies.items()},
+            "samples": {
+                name: rms(rg.sample(policy, column, ITEMS, 3, condition=LABELS), whole) for name, policy in policies.items()
+            },
+        }
+        for recipe in ("dpmpp_2m", "ddim"):
+            fewer = rg.sample(den, rg.plan(recipe, den.path, nfe=steps), ITEMS, 3, condition=LABELS)
+            row["samples"][f"{steps} steps, {recipe}"] = rms(fewer, whole)
+        rows.append(row)
+        print(json.dumps(row), flush=True)
+    return {"recipe": "dpmpp_2m", "steps": STEPS, "rows": rows}
+
+
+PARTS = {"feedback": feedback}
+
+
+def main() -> None:
+    """Run the parts and keep their results."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dit", type=Path, default=ROOT / "runs" / "dit8" / "dit8.pt")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    for part in given.parts:
+        made = PARTS[part](transformer8(given.dit))
+        kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+        write_atomically(RESULTS, (json.dumps(kept | {part: made}, indent=1) + "\n").encode())
+
+
+if __name__ == "__main__":
+    main()
