@@ -2,7 +2,8 @@
 
 Search i looks for a digit of class i mod 10 with the unconditional model and a verifier, log p(class | x) of a classifier.
 A second classifier, which no search sees, says whether the class was met ("success"), and its features give the Fréchet
-distance of all that was found to the test set, and recall: what a verifier is fooled by shows there. All searches have ten
+distance of all that was found to the test set, and recall: what a verifier is fooled by shows there. "variety" is the mean
+distance of two images found for one class, as a share of that of two real ones. All searches have ten
 evaluations for a run and the same seeds; "evaluations" is what the ledger says one search took, a gradient counted as one.
 
     python benchmarks/noise_search.py [SEARCHES] [MODEL] [NAMES]
@@ -107,6 +108,13 @@ def searches(den: Any, verifier: Any, n: int) -> dict[str, Callable[[int], Any]]
     }
 
 
+def variety(images: Tensor, labels: Tensor) -> float:
+    """Return the mean distance of two images of one class."""
+    apart = torch.cdist(images.flatten(1).double(), images.flatten(1).double())
+    pairs = (labels[:, None] == labels).triu(1)
+    return float(apart[pairs].mean())
+
+
 def main(n: int, model: str, names: str) -> None:
     """Search, judge, write and draw."""
     started = time.process_time()
@@ -137,6 +145,7 @@ def main(n: int, model: str, names: str) -> None:
                 "success": float((said == targets).double().mean()),
                 "frechet": frechet_distance(seen, wanted).value,
                 "recall": precision_recall(seen, wanted[:n])[1].value,
+                "variety": variety(result.samples, targets) / variety(tested[0][:n], tested[1][:n]),
             }
             found[name].append({key: round(value, 4) for key, value in row.items()})
             print(name, found[name][-1], flush=True)

@@ -5,6 +5,7 @@ from retrograde.controllers.embedded import Adaptive, Stalled, adaptive
 from retrograde.controllers.evodiff import EVODiff, evodiff
 from retrograde.controllers.pairs import Pair, get, names
 from retrograde.controllers.replacement import Replacement, replacement
+from retrograde.controllers.replicas import Replicas, Tempered, parallel_tempering
 from retrograde.controllers.step_size import DPM_SOLVER, StepSize
 
 __all__ = [
@@ -15,12 +16,15 @@ __all__ = [
     "Levels",
     "Pair",
     "Replacement",
+    "Replicas",
     "Stalled",
     "StepSize",
+    "Tempered",
     "adaptive",
     "denoising_mcmc",
     "evodiff",
     "get",
     "names",
+    "parallel_tempering",
     "replacement",
 ]

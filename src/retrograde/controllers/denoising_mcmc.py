@@ -100,10 +100,8 @@ class LangevinGibbs:
 
     def plan(self, count: int) -> Plan:
         """Return the rows of `count` steps, before they are written for the levels of the items."""
-        top = EDM(sigma_min=float(self.levels.s[0]), sigma_max=float(self.levels.s[-1]))
-        rows = (Row(top.t_max, top.t_max, (1.0,), (0.0,), (0.0,), renoise=True),) * count
-        provenance = {"eta": self.eta, "relative": self.relative, "greedy": self.greedy}
-        return Plan(top, rows, "data", "langevin_gibbs@1", misses=(laws.POINT_MASS,), provenance=provenance)
+        settings = {"eta": self.eta, "relative": self.relative, "greedy": self.greedy}
+        return langevin_plan(self.levels, count, "langevin_gibbs@1", **settings)
 
 
 class _Chain:
@@ -120,20 +118,27 @@ class _Chain:
         own = self.settings
         if state is not None:
             self.s = own.levels.draw(own.posterior(state.x_t), own.noise, state.index, own.greedy)
-        s = self.s.reshape(-1, *(1,) * own.ndim)
-        eta = own.eta * s * s if own.relative else torch.full_like(s, own.eta)
-        drift = 0.5 * eta / (s * s)
-        row = dataclasses.replace(
-            remaining[0],
-            states=(1.0 - drift,),
-            outputs=(drift,),
-            noises=(eta.sqrt(),),
-            knobs={KNOB: self.s.tolist()},
-        )
+        row = langevin(remaining[0], self.s, own.eta, own.relative, own.ndim)
         return (row, *remaining[1:])
 
     def correct(self, state: State) -> Tensor:
         return state.x_t
+
+
+def langevin(row: Row, own: Tensor, eta: float, relative: bool, ndim: int) -> Row:
+    """Return the row written as x + (eta/2) score(x, s) + sqrt(eta) z, on the path x_0 + s eps, for levels s [n]."""
+    s = own.reshape(-1, *(1,) * ndim)
+    step = eta * s * s if relative else torch.full_like(s, eta)
+    drift = 0.5 * step / (s * s)
+    written = {"states": (1.0 - drift,), "outputs": (drift,), "noises": (step.sqrt(),)}
+    return dataclasses.replace(row, knobs={KNOB: own.tolist()}, **written)
+
+
+def langevin_plan(levels: Levels, count: int, recipe: str, **provenance: Any) -> Plan:
+    """Return the rows of `count` Langevin steps, before they are written for the levels of the items."""
+    top = EDM(sigma_min=float(levels.s[0]), sigma_max=float(levels.s[-1]))
+    rows = (Row(top.t_max, top.t_max, (1.0,), (0.0,), (0.0,), renoise=True),) * count
+    return Plan(top, rows, "data", recipe, misses=(laws.POINT_MASS,), provenance=provenance)
 
 
 def denoising_mcmc(
