@@ -1,10 +1,12 @@
 """The networks: shapes, conditions, errors, and that they depend on what they are told."""
 
+from typing import Any
+
 import pytest
 import torch
 
-from retrograde.errors import BadType, BadValue, ShapeError
-from retrograde.nets import Classifier, MLPDenoiser, UNet
+from retrograde.errors import BadType, BadValue, ShapeError, UnknownName
+from retrograde.nets import Beside, Classifier, MLPDenoiser, UNet
 
 
 def awake(network: torch.nn.Module) -> torch.nn.Module:
@@ -103,3 +105,29 @@ def test_what_the_fine_level_found_passes_by_the_coarse_one() -> None:
     # With the way down cut, the block on the fine level reaches the output by its skip connection alone.
     gradient = network.down[0][0].conv_out.weight.grad  # type: ignore[index, union-attr]
     assert gradient.abs().amax() > 0  # type: ignore[union-attr, operator]
+
+
+@pytest.mark.parametrize("inner", [{"of": "UNet", "channels": (8,), "patch": 1}, {"of": "MLPDenoiser"}])
+def test_what_lies_beside_is_seen(inner: dict[str, Any]) -> None:
+    network = Beside((2, 4, 4), sees=("anchor", "noisy"), classes=3, width=8, **inner)
+    x_t, t, y, z = torch.randn(5, 2, 4, 4), torch.rand(5), torch.randn(5, 2, 4, 4), torch.randn(5, 2, 4, 4)
+    assert torch.equal(network(x_t, t, anchor=y, noisy=z), torch.zeros_like(x_t))
+    reference = awake(network)(x_t, t, 1, anchor=y, noisy=z)
+    assert reference.shape == x_t.shape
+    for other in (network(x_t, t, 1, anchor=z, noisy=y), network(x_t, t, 2, anchor=y, noisy=z)):
+        assert (other - reference).abs().amax() > 1e-3
+    assert torch.equal(network(x_t, t, 1, noisy=z, anchor=y), reference)
+
+
+def test_what_is_missing_beside_is_named() -> None:
+    network = Beside((1, 4, 4), channels=(8,), patch=1, attention=())
+    x_t, t = torch.randn(2, 1, 4, 4), torch.rand(2)
+    for given in ({}, {"noisy": x_t}, {"anchor": x_t[:, :, :2]}, {"anchor": x_t, "noisy": x_t}):
+        with pytest.raises(ShapeError, match=r"anchor, shaped as x_t"):
+            network(x_t, t, **given)
+    with pytest.raises(UnknownName, match="UNet"):
+        Beside((1, 4, 4), of="Unet")
+    with pytest.raises(BadValue, match="chanels"):
+        Beside((1, 4, 4), chanels=(8,))
+    with pytest.raises(BadValue, match="one keyword"):
+        Beside((1, 4, 4), sees=())

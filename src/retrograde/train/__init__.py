@@ -22,6 +22,7 @@ from retrograde.train.levels import (
 from retrograde.train.low_rank import LowRank, low_rank
 from retrograde.train.noise_classifier import fit_noise_classifier, noise_posterior
 from retrograde.train.objective import loss, question
+from retrograde.train.pairs import degraded
 from retrograde.train.run import export, run
 from retrograde.train.select import Selected, mixed_loss, select_objective
 
@@ -41,6 +42,7 @@ __all__ = [
     "Trained",
     "Uniform",
     "controlled",
+    "degraded",
     "export",
     "fit",
     "fit_experts",

@@ -4,16 +4,21 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+Target = Literal["data", "noise", "v", "score", "velocity", "edm", "residual", "resnoise", "reverting_v"]
+"""What a network may predict: what every path knows, and what anchored ones do."""
+
 
 class TrainConfig(BaseModel):
     """A training run. Unknown fields are errors; the same record gives the same weights on the same machine.
 
-    `data` names a function of `retrograde.data`, or any "package.module:function", that maps a split ("train", "test")
-    to images [n, *shape] and labels [n]. `network` holds "class", a class of `retrograde.nets` or
-    "package.module:Class", and its keywords. `path` is a configuration of `retrograde.paths.from_config`, or just its
-    name. `levels` is a law of `retrograde.train.LAWS` with its parameters (None: the usual one). `store` is the type
-    weights are exported in, `command` what the model card says made them. Times are seconds, `sigma_data` is in data
-    units.
+    `data` names a function of `retrograde.data`, or any "package.module:function", that maps a split ("train",
+    "test") to images [n, *shape] and labels [n], and on an anchored path to anchors [n, *shape] too, unless `degrade`
+    makes them: an operator of `retrograde.operators` as text, such as "down:4", with `degrade_noise` as the standard
+    deviation of what is added to its measurement. `network` holds "class", a class of `retrograde.nets` or
+    "package.module:Class", and its keywords; on an anchored path it is put into a `Beside`, which shows it the
+    anchor. `path` is a configuration of `retrograde.paths.from_config`, or just its name. `levels` is a law of
+    `retrograde.train.LAWS` with its parameters (None: the usual one). `store` is the type weights are exported in,
+    `command` what the model card says made them. Times are seconds, `sigma_data` is in data units.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -21,7 +26,9 @@ class TrainConfig(BaseModel):
     name: str = "model"
     data: str = "digits"
     path: dict[str, Any] | str = "edm"
-    predicts: Literal["data", "noise", "v", "score", "velocity", "edm"] = "edm"
+    degrade: str | None = None
+    degrade_noise: float = Field(default=0.0, ge=0)
+    predicts: Target = "edm"
     network: dict[str, Any] = Field(default_factory=lambda: {"class": "UNet"})
     classes: int = Field(default=10, ge=0)
     sigma_data: float = Field(default=0.5, gt=0)

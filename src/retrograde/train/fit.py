@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path as FilePath
 
@@ -31,6 +31,16 @@ class Trained:
     loss: float
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Items:
+    """What there is to learn from: images [n, *shape], and for each its label, its anchor and further conditions."""
+
+    images: torch.Tensor
+    labels: torch.Tensor | None
+    anchors: torch.Tensor | None
+    conditions: Mapping[str, torch.Tensor]
+
+
 def learning_rate(step: int, config: TrainConfig) -> float:
     """lr * min(1, (step + 1)/warmup) * (1 + cos(pi step/steps))/2: a ramp, then half a cosine down to zero."""
     ramp = min(1.0, (step + 1) / config.warmup) if config.warmup else 1.0
@@ -43,16 +53,21 @@ def fit(
     labels: torch.Tensor | None,
     config: TrainConfig,
     test: Callable[[Denoiser], dict[str, float]] | None = None,
+    *,
+    anchors: torch.Tensor | None = None,
+    conditions: Mapping[str, torch.Tensor] | None = None,
 ) -> Trained:
     """Train the denoiser's network in place and return its running average.
 
     Every step draws from its own generator, seeded by (config.seed, step), so that a resumed training is the same
     to the last bit as an uninterrupted one. A checkpoint is written every `config.save_every` seconds and at the end.
 
-    Shapes: images [n, *shape], labels int64 [n] (None trains without conditions).
+    Shapes: images [n, *shape], labels int64 [n] (None trains without them), anchors [n, *shape] on an anchored path,
+    further conditions name -> [n, ...], which are never dropped.
 
     Raises BadValue where `config.out` holds a checkpoint and `resume` is false, and where the loss is not finite.
     """
+    items = _Items(images, labels, anchors, conditions or {})
     network = module_of(denoiser)
     out = FilePath(config.out)
     out.mkdir(parents=True, exist_ok=True)
@@ -73,7 +88,7 @@ def fit(
             now = seen.seconds + time.monotonic() - started
             if config.seconds is not None and now >= config.seconds:
                 break
-            value = _step(denoiser, network, optimizer, images, labels, law, step, config)
+            value = _step(denoiser, network, optimizer, items, law, step, config)
             average.update(network)
             step += 1
             if not math.isfinite(value):
@@ -104,23 +119,23 @@ def _step(
     denoiser: Denoiser,
     network: nn.Module,
     optimizer: torch.optim.Optimizer,
-    images: torch.Tensor,
-    labels: torch.Tensor | None,
+    items: _Items,
     law: LevelLaw,
     step: int,
     config: TrainConfig,
 ) -> float:
     generator = torch.Generator().manual_seed(_seed(config.seed, step))
-    chosen = _batch(step, config.batch, len(images), config.seed)
-    x_0 = images[chosen]
+    chosen = _batch(step, config.batch, len(items.images), config.seed)
+    x_0 = items.images[chosen]
     t = law.sample(denoiser.path, len(x_0), generator)
     if denoiser.discrete is not None:
         t = torch.tensor([denoiser.snap(one) for one in t.tolist()], dtype=t.dtype)
     eps = torch.randn(x_0.shape, generator=generator, dtype=x_0.dtype)
     eps = heavy_tailed(eps, denoiser.path.degrees, generator)
-    conditions = {}
-    if labels is not None:
-        conditions["label"] = drop(labels[chosen], config.classes, config.label_dropout, generator)
+    conditions = {name: value[chosen] for name, value in items.conditions.items()}
+    anchor = None if items.anchors is None else items.anchors[chosen]
+    if items.labels is not None:
+        conditions["label"] = drop(items.labels[chosen], config.classes, config.label_dropout, generator)
     for group in optimizer.param_groups:
         group["lr"] = learning_rate(step, config)
     network.train()
@@ -128,7 +143,7 @@ def _step(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_seed(config.seed, step))
         with torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bfloat16"):
-            value = loss(denoiser, x_0, t, eps, conditions, config.measure).mean()
+            value = loss(denoiser, x_0, t, eps, conditions, config.measure, anchor).mean()
     optimizer.zero_grad(set_to_none=True)
     value.backward()
     nn.utils.clip_grad_norm_(network.parameters(), config.clip)

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from retrograde.errors import BadValue
+from retrograde.train.config import Target
 
 
 class ModelConfig(BaseModel):
@@ -28,7 +29,7 @@ class ModelConfig(BaseModel):
     name: str
     network: dict[str, Any]
     path: dict[str, Any]
-    predicts: Literal["data", "noise", "v", "score", "velocity", "edm"]
+    predicts: Target
     shape: list[int]
     conditions: dict[str, Any] = Field(default_factory=dict)
     sigma_data: float = Field(default=0.5, gt=0)

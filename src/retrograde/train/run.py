@@ -1,7 +1,5 @@
 """From a configuration to a trained model folder."""
 
-import re
-from importlib import import_module
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -9,15 +7,17 @@ import torch
 
 from retrograde import paths
 from retrograde.denoisers import Denoiser
-from retrograde.errors import BadValue, UnknownName
+from retrograde.errors import BadValue
 from retrograde.train.card import card
 from retrograde.train.checkpoint import Checkpoint, checkpoint_file, read_average
 from retrograde.train.config import TrainConfig
 from retrograde.train.fit import Trained, fit, module_of
 from retrograde.train.folder import ModelConfig, write_folder
 from retrograde.train.held_out import held_out_loss
+from retrograde.train.pairs import load_data, named
 
-_QUALIFIED = re.compile(r"[\w.]+:\w+")
+_BLIND = ("UNet", "MLPDenoiser")
+"""Networks that take no anchor."""
 
 
 def run(config: TrainConfig) -> Trained:
@@ -27,9 +27,8 @@ def run(config: TrainConfig) -> Trained:
 
     Raises UnknownName for data, networks or paths that do not exist, BadValue as `fit` does.
     """
-    load = named(config.data, "retrograde.data", "data set")
-    images, labels = load("train")
-    test_images, test_labels = (part[:256] for part in load("test"))
+    images, labels, anchors = load_data(config, "train")
+    held_out = load_data(config, "test")
     shape = tuple(images.shape[1:])
     denoiser, model = build(config, shape)
     out = FilePath(config.out)
@@ -38,11 +37,12 @@ def run(config: TrainConfig) -> Trained:
     given = labels if config.classes else None
 
     def test(mean: Denoiser) -> dict[str, float]:
-        found = held_out_loss(mean, test_images, test_labels if config.classes else None)
+        labels_of, anchors_of = (None if part is None else part[:256] for part in held_out[1:])
+        found = held_out_loss(mean, held_out[0][:256], labels_of if config.classes else None, anchors=anchors_of)
         return {f"{sigma:g}": round(value, 6) for sigma, value in found.items()}
 
     (out / "train.json").write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    trained = fit(denoiser, images, given, config, test)
+    trained = fit(denoiser, images, given, config, test, anchors=anchors)
     write_model(config, trained.denoiser, model, Checkpoint(trained.step, trained.seconds, trained.loss), out / "model")
     return trained
 
@@ -61,7 +61,7 @@ def export(run_folder: str | FilePath, into: str | FilePath, command: str | None
     config = TrainConfig.model_validate_json((run_folder / "train.json").read_text(encoding="utf-8"))
     if command is not None:
         config = config.model_copy(update={"command": command})
-    shape = tuple(named(config.data, "retrograde.data", "data set")("test")[0].shape[1:])
+    shape = tuple(load_data(config, "test")[0].shape[1:])
     denoiser, model = build(config, shape)
     at = read_average(run_folder / "checkpoint.pt", module_of(denoiser))
     return write_model(config, denoiser, model, at, FilePath(into))
@@ -70,8 +70,8 @@ def export(run_folder: str | FilePath, into: str | FilePath, command: str | None
 def write_model(config: TrainConfig, denoiser: Denoiser, model: ModelConfig, at: Checkpoint, into: FilePath) -> FilePath:
     """Write config, weights (as `config.store`) and card of a trained denoiser; return the folder."""
     network = module_of(denoiser).eval()
-    images, labels = named(config.data, "retrograde.data", "data set")("test")
-    losses = held_out_loss(denoiser, images, labels if config.classes else None)
+    images, labels, anchors = load_data(config, "test")
+    losses = held_out_loss(denoiser, images, labels if config.classes else None, anchors=anchors)
     parameters = sum(p.numel() for p in network.parameters())
     text = card(config, denoiser, parameters, at, losses)
     return write_folder(into, model, network, text, getattr(torch, config.store))
@@ -79,9 +79,13 @@ def write_model(config: TrainConfig, denoiser: Denoiser, model: ModelConfig, at:
 
 def build(config: TrainConfig, shape: tuple[int, ...]) -> tuple[Denoiser, ModelConfig]:
     """Build the untrained denoiser of a configuration, seeded by it, and the description its folder will carry."""
-    arguments = {"shape": list(shape), "classes": config.classes, **config.network}
-    make = named(str(arguments.pop("class", "UNet")), "retrograde.nets", "network")
     path = paths.from_config({"name": config.path} if isinstance(config.path, str) else config.path)
+    kind = str(config.network.get("class", "UNet"))
+    arguments = {"shape": list(shape), "classes": config.classes, **config.network}
+    arguments.pop("class", None)
+    if path.anchored and kind in _BLIND:
+        kind, arguments = "Beside", {**arguments, "of": kind}
+    make = named(kind, "retrograde.nets", "network")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         network = make(**arguments)
@@ -97,7 +101,7 @@ def build(config: TrainConfig, shape: tuple[int, ...]) -> tuple[Denoiser, ModelC
     )
     described = ModelConfig(
         name=config.name,
-        network={"class": str(config.network.get("class", "UNet")), **arguments},
+        network={"class": kind, **arguments},
         path=path.config(),
         predicts=config.predicts,
         shape=list(shape),
@@ -105,21 +109,3 @@ def build(config: TrainConfig, shape: tuple[int, ...]) -> tuple[Denoiser, ModelC
         sigma_data=config.sigma_data,
     )
     return denoiser, described
-
-
-def named(what: str, home: str, kind: str) -> Any:
-    """Return the object called `what`: a public name of the module `home`, or "package.module:name".
-
-    The homes lie above this package, so they are looked up by name and not imported by it: whoever trains on their own
-    data and network needs neither.
-    """
-    if _QUALIFIED.fullmatch(what):
-        module, name = what.split(":")
-        try:
-            return getattr(import_module(module), name)
-        except (ImportError, AttributeError) as error:
-            raise BadValue(f"{kind} {what!r}: {error}", "package.module:name", "check both parts") from error
-    module = import_module(home)
-    if what not in module.__all__:
-        raise UnknownName(kind, what, module.__all__)
-    return getattr(module, what)
