@@ -13,6 +13,7 @@ from retrograde.inverse.spectral import ddnm, ddnm_plan, ddrm, ddrm_plan
 from retrograde.inverse.steered import steer, steered
 from retrograde.inverse.twisted import tds
 from retrograde.inverse.variational import reddiff
+from retrograde.inverse.volume import Slices, mbir
 
 __all__ = [
     "solve",
@@ -47,6 +48,8 @@ __all__ = [
     "repaint",
     "fps_smc",
     "sitcom",
+    "Slices",
+    "mbir",
     "stsl",
     "steer",
     "steered",

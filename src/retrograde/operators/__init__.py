@@ -12,6 +12,7 @@ from retrograde.operators.nonlinear import curved_blur, hdr, jpeg, phase
 from retrograde.operators.operator import Linear, Operator, Spectrum, conjugate_gradients, spectrum_of
 from retrograde.operators.registry import Entry, get, make, names
 from retrograde.operators.separable import Separable, blur, down, grey
+from retrograde.operators.slices import Slicewise, slices
 
 __all__ = [
     "Operator",
@@ -52,6 +53,8 @@ __all__ = [
     "stack",
     "compose",
     "then",
+    "Slicewise",
+    "slices",
     "function",
     "from_deepinv",
     "spectrum_of",
