@@ -2,6 +2,7 @@
 
 from retrograde.guide.adaptive import Adaptive, adaptive
 from retrograde.guide.aggregate import Aggregated, aggregate
+from retrograde.guide.aggregator import Aggregator
 from retrograde.guide.apg import Projected, apg
 from retrograde.guide.autoguide import Autoguided, autoguide
 from retrograde.guide.bands import Banded, bands
@@ -31,6 +32,7 @@ from retrograde.guide.windows import Windowed, interpolated, windows
 __all__ = [
     "Adaptive",
     "Aggregated",
+    "Aggregator",
     "Autoguided",
     "Banded",
     "ClassifierFree",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, final
 
 import torch
@@ -38,6 +39,15 @@ class Aggregated(Transform):
         knobs: Mapping[str, Any] = NOTHING,
         network_time: float | None = None,
     ) -> Prediction:
+        with self.together(t):
+            made = self.inner.predict(x_t, t, condition, knobs, network_time)
+        places = range(len(self.networks))
+        counted = {f"{name}:{place}": count for place in places for name, count in made.evaluations.items()}
+        return dataclasses.replace(made, evaluations=counted)
+
+    def together(self, t: float | Tensor) -> AbstractContextManager[Any]:
+        """Return the context in which the first network computes the mixture, at a path time, also one for each item."""
+
         def mixed(call: Call) -> Any:
             others = [one.get_submodule(call.site)(*call.args, **call.kwargs) for one in self.networks[1:]]
             return tree_map(
@@ -46,11 +56,7 @@ class Aggregated(Transform):
                 *others,
             )
 
-        with opened(self.networks[0], dict.fromkeys(self.sites, mixed)):
-            made = self.inner.predict(x_t, t, condition, knobs, network_time)
-        places = range(len(self.networks))
-        counted = {f"{name}:{place}": count for place in places for name, count in made.evaluations.items()}
-        return dataclasses.replace(made, evaluations=counted)
+        return opened(self.networks[0], dict.fromkeys(self.sites, mixed))
 
     def _mixed(self, call: Call, features: Tensor, t: float | Tensor) -> Tensor:
         if isinstance(self.gate, Tensor):
@@ -71,10 +77,10 @@ def aggregate(
     """Return the denoiser whose network runs in lock step with others, h = sum_i A_i h_i after each of its parts.
 
     Every network sees the mixed features, skip connections included, as the input of its next part. Equal networks are one
-    of them for any gate; a gate that is one network's everywhere is that network. This is the ensemble that adaptive
-    feature aggregation trains a gate for; a gate of your own is a function, also a module whose logits learn. (Skips are
-    mixed since what makes them is; the authors do not say.) One
-    evaluation asks each network once, the i-th counted as "name:i". Guidance goes outside.
+    of them for any gate; a gate that is one network's everywhere is that network. `train.fit_gate` trains one that looks at
+    all features, which is adaptive feature aggregation; a gate of your own is any function, also a module. (Skips are mixed
+    since what makes them is; the authors do not say.) One evaluation asks each network once, the i-th counted as "name:i".
+    Guidance goes outside.
 
     Args:
         others: denoisers of networks with the same architecture, path and parameterization.

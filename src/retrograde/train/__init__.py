@@ -6,6 +6,7 @@ from retrograde.train.controlled import Controlled, controlled
 from retrograde.train.experts import fit_experts
 from retrograde.train.feedback import fit_feedback
 from retrograde.train.fit import Trained, fit
+from retrograde.train.gate import fit_gate
 from retrograde.train.held_out import held_out_loss
 from retrograde.train.levels import (
     LAWS,
@@ -47,6 +48,7 @@ __all__ = [
     "fit",
     "fit_experts",
     "fit_feedback",
+    "fit_gate",
     "fit_noise_classifier",
     "held_out_loss",
     "level_law",
