@@ -75,7 +75,7 @@ def along(x: Tensor) -> Tensor:
 
 def along_back(v: Tensor) -> Tensor:
     """Return the adjoint of `along`."""
-    none = torch.zeros_like(v[:, :1])
+    none = v.new_zeros(len(v), 1, *v.shape[2:])
     return torch.cat([none, v], 1) - torch.cat([v, none], 1)
 
 
