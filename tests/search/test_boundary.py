@@ -107,6 +107,83 @@ def test_the_start_serves_conditions_that_were_not_seen(blurred, path):
     assert square(chosen, clean).mean() < 0.75 * square(drawn, clean).mean()
 
 
+def test_strangers_as_references_rank_alike(blurred, path):
+    """Of pairs that do not belong together the mean distance is c + |L x_T|^2 as well: they are no control."""
+    den, pairs = blurred
+    plan = rg.plan("ddim", path, nfe=10)
+    lengths = rg.sample(den, plan, n=60, dtype=torch.float64, condition={"y": torch.zeros(D)}).square().sum(1)
+    clean, degraded = pairs(200, 0)
+    found = rg.search.boundary(
+        den, plan, square, clean.roll(1, 0), candidates=60, condition={"y": degraded}, dtype=torch.float64
+    )
+    assert torch.corrcoef(torch.stack([ranks(found.distances), ranks(lengths)]))[0, 1] > 0.95
+
+
+@pytest.fixture
+def enlarged(path):
+    """The exact model of 200 small digits given 4x4 means of their pixels under noise, and a function that makes these."""
+    images, order = rg.data.digits8("train")[0].float(), torch.randperm(9000, generator=torch.Generator().manual_seed(0))
+    known, spread, noise = images[order[:200]].flatten(1), 0.05, 0.3
+    square = torch.eye(4).repeat_interleave(2, 0)
+    seen = 0.5 * (square.T[:, None, :, None] * square.T[None, :, None, :]).reshape(16, 64)  # orthonormal; y is a half of it
+    told = 1.0 / (1.0 / spread + 1.0 / (2.0 * noise) ** 2)
+
+    def network(x, t, y, known=known):
+        known_seen = known @ seen.T
+        hidden = known - known_seen @ seen
+        a, s = (one(t).float()[:, None] for one in (path.a, path.s))
+        u, x_seen = 2.0 * y.flatten(1), x.flatten(1) @ seen.T
+        x_hidden, means = x.flatten(1) - x_seen @ seen, told * known_seen / spread
+        moved, level = told * u / (2.0 * noise) ** 2, (a * a * told + s * s, a * a * spread + s * s)
+        weight = -0.5 * torch.cdist(u, known_seen).square() / (spread + (2.0 * noise) ** 2)
+        for rest, mean, variance in ((x_seen - a * moved, means, level[0]), (x_hidden, hidden, level[1])):
+            weight = weight + (a * rest @ mean.T - 0.5 * a * a * mean.square().sum(1)) / variance
+        weight = weight.softmax(1)
+        m_seen, m_hidden = weight @ means + moved, weight @ hidden
+        data = (m_seen + a * told / level[0] * (x_seen - a * m_seen)) @ seen
+        data = data + m_hidden + a * spread / level[1] * (x_hidden - a * m_hidden)
+        return data.reshape(x.shape)
+
+    def degraded(clean, seed):
+        eps = torch.randn((len(clean), 1, 4, 4), generator=torch.Generator().manual_seed(seed))
+        return torch.nn.functional.avg_pool2d(clean, 2) + noise * eps
+
+    den = rg.Denoiser(network, path, "data", (1, 8, 8), {"y": torch.zeros(1, 4, 4)})
+    model = rg.oracles.GaussianMixture(path, known[:9].view(-1, 1, 8, 8), spread)
+    x, y = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(1)), torch.full((1, 4, 4), -0.3)
+    exact = model.posterior(0.5 * seen.double(), y.flatten().double(), noise)
+    found = network(x, torch.full((2,), 0.4), y.expand(2, 1, 4, 4), known[:9])
+    assert torch.allclose(found, exact(x, 0.4).data, atol=1e-4)
+    return den, degraded, images[order[200:220]]
+
+
+def test_digits_of_four_by_four_are_enlarged_from_the_start_that_was_found(enlarged, path):
+    """From 20 references, on 100 unseen images: by more than the spread between starts nearer than a start at random.
+
+    Of four sets of references the gain was 0.9 to 1.6 spreads, and as much where references were not those of their y (see
+    above). The control is the start that was found furthest.
+    """
+    den, degraded, clean = enlarged
+    plan = rg.plan("ddim", path, nfe=10)
+    unseen = rg.data.digits8("test")[0][:100].float()
+    y = degraded(unseen, 2)
+
+    def near(x, z):
+        return (x - z).square().flatten(1).mean(1)
+
+    def missed(start):
+        return near(rg.sample(den, plan, x=start.expand(100, 1, 8, 8).clone(), condition={"y": y}), unseen).mean()
+
+    found, far = (
+        rg.search.boundary(den, plan, distance, clean, condition={"y": degraded(clean, 1)}, candidates=200)
+        for distance in (near, lambda x, z: -near(x, z))
+    )
+    starts = path.s(plan.start) * torch.randn(25, 1, 8, 8, generator=torch.Generator().manual_seed(5))
+    others = torch.stack([missed(start) for start in starts])
+    assert missed(found.start) < others.mean() - others.std()
+    assert missed(far.start) > others.mean() + others.std()
+
+
 def test_a_stochastic_plan_has_no_boundary_condition(blurred, path):
     den, pairs = blurred
     clean, degraded = pairs(3, 0)

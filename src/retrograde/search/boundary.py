@@ -58,8 +58,8 @@ def boundary(
 
     Where data given y are Gaussian, h(x_T, y) = m(y) + L x_T, the mean squared distance is tr(S) + |L x_T|^2, and how
     candidates rank does not depend on y at all; elsewhere that they rank much alike is what the method rests on. With R
-    references the mean is off by about 2 |L x_T| sqrt(tr(S)/(d R)). A squared distance looks for the start whose sample is
-    the mean m(y); a distance of perception has another.
+    references the mean is off by about 2 |L x_T| sqrt(tr(S)/(d R)). Even references of other conditions rank them so, by
+    c + |L x_T|^2. A squared distance looks for the start whose sample is the mean m(y); one of perception has another.
 
     Args:
         distance: less is better.
