@@ -5,7 +5,11 @@ it, at the same column, the cache of these blocks as they were and extrapolated,
 cost pays for; and the same module told the noise levels of other rows. Errors are root mean squares per element to the run
 in which everything is computed, from noise that was not learned from.
 
-    python benchmarks/inside.py [--dit runs/dit8/dit8.pt] [--parts feedback]
+Exits: items leave after the block at which a small head expects no more (Tang et al., 2023, arXiv 2309.17074), taught by the
+data as published and by the whole network. Rank correlation of doubt and true error on unseen images; and at a mean depth of
+three blocks, samples against leaving after the third block always, at a random one, and fewer full steps.
+
+    python benchmarks/inside.py [--dit runs/dit8/dit8.pt] [--parts feedback exits]
 
 The transformer is trained by `python examples/train_dit8.py`. Writes benchmarks/results/inside.json.
 """
@@ -16,6 +20,7 @@ import argparse
 import importlib.util
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +30,12 @@ from torch import Tensor, nn
 import retrograde as rg
 from retrograde import accelerate, sites
 from retrograde.plan_file import write_atomically
+from retrograde.quality import frechet_distance, kernel_distance
+from retrograde.train.exits import answered
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results" / "inside.json"
-STEPS, ITEMS = 20, 64
+STEPS, ITEMS, DRAWN = 20, 64, 128
 LABELS = [k % 10 for k in range(ITEMS)]
 
 
@@ -117,7 +124,103 @@ def feedback(den: Any) -> dict[str, Any]:
     return {"recipe": "dpmpp_2m", "steps": STEPS, "rows": rows}
 
 
-PARTS = {"feedback": feedback}
+class Rule(nn.Module):
+    """Exits that were taught, with another rule of when to leave: the doubt of each item after block k."""
+
+    def __init__(self, taught: accelerate.Exits, rule: Callable[[int, int], Tensor]) -> None:
+        super().__init__()
+        self.taught, self.doubts, self.rule = taught, taught.doubts, rule
+
+    def doubt(self, k: int, features: Tensor, level: Tensor) -> Tensor:
+        return self.rule(k, len(features))
+
+    def exit(self, k: int, features: Tensor, level: Tensor) -> Tensor:
+        return self.taught.exit(k, features, level)
+
+
+def correlated(one: Tensor, other: Tensor) -> float:
+    """Spearman's rank correlation."""
+    ranks = [x.argsort().argsort().double() for x in (one, other)]
+    return float(torch.corrcoef(torch.stack(ranks))[0, 1])
+
+
+def calibration(den: Any, taught: accelerate.Exits, teacher: Any) -> dict[str, Any]:
+    """Rank correlation of doubt and error on unseen images: over all levels, and the mean over bands of them."""
+    images, labels = rg.data.digits8("test")
+    images, n = images[:320], min(320, len(images))
+    t = torch.linspace(0.02, 0.98, n, dtype=torch.float64)
+    t = t[torch.randperm(n, generator=torch.Generator().manual_seed(0))]
+    eps = torch.randn(images.shape, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        answers, doubts, y = answered(den, taught, images, t, eps, {"label": labels[:n]}, teacher)
+    errors = [(g - y).detach().abs().flatten(1).mean(1) for g in answers]
+    bands = [(t >= low / 8) & (t < (low + 1) / 8) for low in range(8)]
+    return {
+        "all levels": [correlated(u, e) for u, e in zip(doubts, errors, strict=True)],
+        "within an eighth of the levels": [
+            sum(correlated(u[band], e[band]) for band in bands) / len(bands) for u, e in zip(doubts, errors, strict=True)
+        ],
+    }
+
+
+def by_row(den: Any, policy: Any, plan: rg.Plan, n: int = 16) -> list[float]:
+    """Blocks that items ran through in each row, in the mean."""
+    site = "transformer.transformer_blocks."
+    with sites.counted(den.network, [f"{site}{k}" for k in range(6)]) as book:
+        before, depths = 0.0, []
+        for _ in rg.steps(plan, policy, n, 5, condition=LABELS[:n]):
+            spent = sum(macs for name, macs in book.macs.items() if name.startswith(site) and name.count(".") == 2)
+            depths.append((spent - before) / n / book.per_item[f"{site}0"])
+            before = spent
+    return depths
+
+
+def exits(den: Any) -> dict[str, Any]:
+    """Measure early exits at a mean depth of three of six blocks."""
+    plan = rg.plan("ddim", den.path, nfe=STEPS)
+    images, labels = rg.data.digits8("train")
+    real = rg.data.digits8("all")[0].flatten(1)
+    one = sites.cost(den, plan[:1], 1, condition=1).macs
+    made: dict[str, Any] = {}
+    generator = torch.Generator().manual_seed(9)
+
+    def judged(policy: Any, p: rg.Plan = plan) -> dict[str, Any]:
+        figures: dict[str, list[float]] = {"to full": [], "kernel": [], "frechet": []}
+        for seed in (11, 12, 13):
+            drawn = rg.sample(policy, p, DRAWN, seed, condition=[k % 10 for k in range(DRAWN)])
+            figures["to full"].append(rms(drawn, full[seed]))
+            figures["kernel"].append(1e3 * kernel_distance(drawn.flatten(1), real).value)
+            figures["frechet"].append(frechet_distance(drawn.flatten(1), real).value)
+        return figures | {"steps it pays for": sites.cost(policy, p, 16, condition=1).macs / one}
+
+    full = {seed: rg.sample(den, plan, DRAWN, seed, condition=[k % 10 for k in range(DRAWN)]) for seed in (11, 12, 13)}
+    made["all blocks"] = judged(den)
+    made["10 steps"] = judged(den, rg.plan("ddim", den.path, nfe=10))
+    for teacher in ("data", "network"):
+        began = time.process_time()
+        taught = rg.train.fit_exits(den, images, labels, teacher=teacher, steps=400)
+        spent = time.process_time() - began
+        low, high = 0.0, 1.0
+        for _ in range(7):  # the mean depth rises as the threshold falls
+            threshold = 0.5 * (low + high)
+            depths = by_row(den, accelerate.early_exit(den, taught, threshold), plan)
+            low, high = (threshold, high) if sum(depths) / STEPS > 3.0 else (low, threshold)
+        always: Any = Rule(taught, lambda k, n: torch.full((n,), float(k < 2)))
+        chance: Any = Rule(taught, lambda k, n: (torch.rand(n, generator=generator) >= 1 / (5 - k)).float())
+        made[f"taught by {teacher}"] = {
+            "training seconds": spent,
+            "calibration": calibration(den, taught, teacher),
+            "threshold": threshold,
+            "depth by row": by_row(den, accelerate.early_exit(den, taught, threshold), plan, ITEMS),
+            "exits": judged(accelerate.early_exit(den, taught, threshold)),
+            "after block 3": judged(accelerate.early_exit(den, always, 0.5)),
+            "at random": judged(accelerate.early_exit(den, chance, 0.5)),
+        }
+        print(teacher, json.dumps(made[f"taught by {teacher}"]), flush=True)
+    return {"recipe": "ddim", "steps": STEPS, "rows": made}
+
+
+PARTS = {"feedback": feedback, "exits": exits}
 
 
 def main() -> None:

@@ -34,6 +34,13 @@ def corrected(d: Any) -> Any:
     return accelerate.inner_loop(d, module.requires_grad_(False))
 
 
+def doubtful(d: Any, threshold: float) -> Any:
+    """Exits that were not taught, of which some items take one."""
+    torch.manual_seed(0)
+    module = accelerate.exits(d).requires_grad_(False)
+    return accelerate.early_exit(d, module, threshold)
+
+
 CASES = {
     "deepcache": Case("den", accelerate.deepcache, third),
     "encoder_cache": Case("den", accelerate.encoder_cache, third),
@@ -41,6 +48,7 @@ CASES = {
     "taylor": Case("dit", lambda d: accelerate.block_cache(d, order=1), third),
     "first_block": Case("dit", lambda d: accelerate.first_block(d, 0.3), null=lambda d: accelerate.first_block(d, 0.0)),
     "teacache": Case("dit", lambda d: accelerate.teacache(d, 1.0), null=lambda d: accelerate.teacache(d, 0.0)),
+    "early_exit": Case("dit", lambda d: doubtful(d, 0.5), null=lambda d: doubtful(d, 0.0)),
     "inner_loop": Case("dit", corrected, third),
     "merge_tokens": Case("den", lambda d: accelerate.merge_tokens(d, 0.5), null=lambda d: accelerate.merge_tokens(d, 0.0)),
     "skip_blocks": Case("dit", accelerate.skip_blocks, lambda p: accelerate.reuse(p, [0], [1], knob="skip")),

@@ -5,6 +5,7 @@ from retrograde.accelerate.blocks import BlockCache, SkipBlocks, block_cache, ex
 from retrograde.accelerate.cascade import cascade, entry, pixels, resized, stages
 from retrograde.accelerate.deepcache import DeepCache, deepcache
 from retrograde.accelerate.encoder import EncoderCache, decode_ahead, encoder_cache, inject
+from retrograde.accelerate.exits import EarlyExit, Exits, early_exit, exits
 from retrograde.accelerate.feedback import Feedback, InnerLoop, feedback, inner_loop
 from retrograde.accelerate.merging import MergedTokens, merge_tokens, merger
 from retrograde.accelerate.picard import Swept, picard
@@ -21,7 +22,9 @@ from retrograde.accelerate.thresholds import FirstBlock, TeaCache, first_block, 
 __all__ = [
     "BlockCache",
     "DeepCache",
+    "EarlyExit",
     "EncoderCache",
+    "Exits",
     "Feedback",
     "FirstBlock",
     "InnerLoop",
@@ -41,10 +44,12 @@ __all__ = [
     "changed",
     "decode_ahead",
     "deepcache",
+    "early_exit",
     "encoder_cache",
     "entropy_scale",
     "entry",
     "every",
+    "exits",
     "extrapolated",
     "feedback",
     "first_block",

@@ -30,6 +30,7 @@ class Visit:
     Attributes:
         x_t: the state, [n, *shape].
         t: path time; where items have their own, the first one's (it serves as the entries' clock alone).
+        times: path time as it was asked: a number, or a tensor [n] where items have their own.
         network_time: what the network is told, or None where items have their own.
         asked: the value of the policy's knob in this row, None where the row has none.
         n: number of items in this evaluation, branches included.
@@ -48,6 +49,7 @@ class Visit:
         branches: int = 1,
     ) -> None:
         self.x_t, self.n, self.asked, self.network_time = x_t, len(x_t), asked, network_time
+        self.times = t
         self.t = float(t.flatten()[0]) if isinstance(t, Tensor) else t
         self.reused: dict[str, int] = {}
         self.patch, self.branches = patch, branches

@@ -3,6 +3,7 @@
 from retrograde.train.average import PowerAverage, power_gamma
 from retrograde.train.config import TrainConfig
 from retrograde.train.controlled import Controlled, controlled
+from retrograde.train.exits import fit_exits
 from retrograde.train.experts import fit_experts
 from retrograde.train.feedback import fit_feedback
 from retrograde.train.fit import Trained, fit
@@ -46,6 +47,7 @@ __all__ = [
     "degraded",
     "export",
     "fit",
+    "fit_exits",
     "fit_experts",
     "fit_feedback",
     "fit_gate",
