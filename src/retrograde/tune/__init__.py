@@ -1,10 +1,12 @@
 """Fitting plans to one denoiser and one budget."""
 
+from retrograde.tune.blend import blend
 from retrograde.tune.contest import Entry, Reference, plans, race
 from retrograde.tune.effort import EFFORTS, Effort
 from retrograde.tune.few_steps import FEW_STEPS, Settings, few_steps, search_few_steps
 from retrograde.tune.teacher import Teacher, teach
 from retrograde.tune.tuner import tune
+from retrograde.tune.universal import Universal, universal
 
 __all__ = [
     "EFFORTS",
@@ -14,10 +16,13 @@ __all__ = [
     "Reference",
     "Settings",
     "Teacher",
+    "Universal",
+    "blend",
     "few_steps",
     "plans",
     "race",
     "search_few_steps",
     "teach",
     "tune",
+    "universal",
 ]

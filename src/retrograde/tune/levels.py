@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -147,11 +148,24 @@ class OnPolicy:
         return float(error.pow(2).mean(dtype=torch.float64).sqrt()), len(levels) - len(asked)
 
 
+class Scores(Protocol):
+    """A score of levels that knows what it has scored."""
+
+    @property
+    def scores(self) -> dict[Levels, float]:
+        """What it has scored."""
+        ...
+
+    def __call__(self, levels: Levels) -> float:
+        """Return the score of some levels."""
+        ...
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Limited:
     """An on-policy score that refuses new sets of levels once `limit` were scored, and tells how many of `most` were."""
 
-    policy: OnPolicy
+    policy: Scores
     limit: int
     tell: Progress
     stage: str

@@ -85,13 +85,7 @@ def tune(
     Reference: closed-form fits of samplers begin with OLSS (Duan et al., 2023, arXiv 2305.14677; see `baselines`), levels
     chosen on local errors with GITS (Chen et al., 2024, arXiv 2405.11326).
     """
-    checked_denoiser(denoiser)
-    if denoiser.path.anchored:
-        raise BadType(
-            f"a denoiser of the anchored path {denoiser.path.name!r}",
-            "a path without anchor: the plan made there runs with anchor=y",
-            "tune(retrograde.denoisers.on_path(denoiser, retrograde.paths.EDM(low, high)), ...) for its levels low to high",
-        )
+    check_fittable(denoiser)
     if not isinstance(nfe, int) or nfe < 1:
         raise BadValue(f"nfe={nfe}", "a whole number, nfe >= 1", "nfe=4")
     if isinstance(effort, str):
@@ -99,7 +93,7 @@ def tune(
             raise UnknownName("effort", effort, EFFORTS)
         effort = EFFORTS[effort]
     tell = progress or _silent
-    job = _Job(denoiser, nfe, seed, effort, condition, tell, device)
+    job = Job(denoiser, nfe, seed, effort, condition, tell, device)
     prepared = job.conditions()
     if journal is not None:
         job = dataclasses.replace(job, journal=job.opened(journal, prepared, in_scheduler))
@@ -149,9 +143,20 @@ def _silent(stage: str, part: float) -> None:
     pass
 
 
+def check_fittable(denoiser: AbstractDenoiser) -> None:
+    """Refuse what is no denoiser, or one whose trajectories hang on an anchor."""
+    checked_denoiser(denoiser)
+    if denoiser.path.anchored:
+        raise BadType(
+            f"a denoiser of the anchored path {denoiser.path.name!r}",
+            "a path without anchor: the plan made there runs with anchor=y",
+            "tune(retrograde.denoisers.on_path(denoiser, retrograde.paths.EDM(low, high)), ...) for its levels low to high",
+        )
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
-class _Job:
-    """One call of `tune`."""
+class Job:
+    """One call of `tune`, or the part of a universal fit at one guidance weight."""
 
     denoiser: AbstractDenoiser
     nfe: int
@@ -172,12 +177,12 @@ class _Job:
         given = self.condition(self.items, self.seed) if callable(self.condition) else self.condition
         return prepare_condition(self.denoiser, given, self.items, self.device)
 
-    def opened(self, folder: str | PathLike[str], prepared: dict[str, Tensor], in_scheduler: bool) -> Journal:
+    def opened(self, folder: str | PathLike[str], prepared: dict[str, Tensor], *more: Any) -> Journal:
         """Return the journal of this call: what decides its parts is the question, and the network's answer to noise."""
         denoiser, told = self.denoiser, hashlib.sha256()
         for name in sorted(prepared):
             told.update(name.encode() + prepared[name].cpu().float().numpy().tobytes())
-        question = [denoiser.path.fingerprint, denoiser.name, list(denoiser.shape), told.hexdigest(), in_scheduler]
+        question = [denoiser.path.fingerprint, denoiser.name, list(denoiser.shape), told.hexdigest(), *more]
         question += [self.nfe, self.seed, dataclasses.asdict(self.effort)]
         plan = recipes.plan("ddim", denoiser, nfe=2)
         few = {name: value[:2] for name, value in prepared.items()}

@@ -1,0 +1,124 @@
+"""One fit for many budgets and guidance weights."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+
+import retrograde as rg
+from retrograde.errors import BadValue, PlanError
+from retrograde.tune import Effort, Reference, Universal, blend, shared_levels, teach, universal
+
+SMALL = Effort(96, 32, 0, 32, 24, 6, 1, 6, 128, ("ddim", "dpmpp_2m"))
+WEIGHTS = (1.0, 2.0, 4.0)
+
+
+def labels(n, seed):
+    return [i % 2 for i in range(n)]
+
+
+ASKED = {"budgets": (2, 4), "guided": rg.guide.cfg, "weights": WEIGHTS, "effort": SMALL, "condition": labels}
+
+
+@pytest.fixture(scope="module")
+def labelled():
+    generator = torch.Generator().manual_seed(5)
+    return rg.oracles.GaussianMixture(rg.paths.VP(), torch.randn(8, 6, generator=generator), 0.02, labels=[0, 1] * 4)
+
+
+@pytest.fixture(scope="module")
+def fitted(labelled):
+    return universal(labelled, **ASKED, compare=False)
+
+
+def error(denoiser, plan, end):
+    condition = rg.denoisers.prepare_condition(denoiser, labels(96, 0), 96)
+    return float(Reference(denoiser, range(96), 9, end, condition).errors(plan).mean().sqrt())
+
+
+def test_a_weight_in_between_is_served_without_a_fit(labelled, fitted):
+    """Better than the tables beside it are on the mean, and than published solvers; no worse than a fit of its own."""
+    guided = rg.guide.cfg(labelled, weight=3.0)
+    end = teach(guided, 96, 9, levels=48, keep=(), condition=labels(96, 0)).end
+    for nfe in (2, 4):
+        made = error(guided, fitted.plan(nfe, weight=3.0), end)
+        beside = [error(guided, fitted.plan(nfe, weight=w), end) for w in (2.0, 4.0)]
+        assert made < math.prod(beside) ** 0.5
+        assert made < 0.5 * min(error(guided, rg.plan(r, guided, nfe=nfe), end) for r in ("ddim", "dpmpp_2m", "dpmpp_3m"))
+        own = rg.tune(guided, nfe, effort=dataclasses.replace(SMALL, held_out=8), condition=labels, compare=False)
+        assert made < 1.1 * error(guided, own, end)
+
+
+def test_budgets_are_exact_and_tables_survive_a_file(fitted, tmp_path):
+    fitted.save(tmp_path / "tables")
+    again = Universal.load(tmp_path / "tables")
+    for nfe in (2, 4):
+        for weight in (1.0, 1.7, 4.0):
+            assert again.plan(nfe, weight).nfe == nfe
+            assert again.plan(nfe, weight) == fitted.plan(nfe, weight)
+    assert again.report == fitted.report
+    assert again.weights == WEIGHTS
+
+
+def test_an_interrupted_fit_goes_on_where_it_was(labelled, fitted, tmp_path):
+    seen = []
+
+    def stop(stage, part):
+        seen.append(stage)
+        if stage == "levels of 4":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        universal(labelled, **ASKED, compare=False, journal=tmp_path / "fit", progress=stop)
+    assert "levels of 2" in seen
+    seen.clear()
+    again = universal(labelled, **ASKED, compare=False, journal=tmp_path / "fit", progress=lambda s, p: seen.append(s))
+    assert "levels of 2" not in seen
+    assert "reference trajectories" not in seen
+    assert all(again.plan(n, w) == fitted.plan(n, w) for n in (2, 4) for w in WEIGHTS)
+    assert again.report["evaluations"] >= fitted.report["evaluations"]
+    assert not (tmp_path / "fit").exists()
+
+
+def test_a_published_solver_that_is_better_is_the_table(labelled, monkeypatch):
+    bad = rg.plan("ddim", labelled, nfe=3, grid="sigma")
+    monkeypatch.setattr(shared_levels.Part, "fit", lambda self, levels, ridge, element: (bad, 99.0))
+    made = universal(labelled, **ASKED | {"budgets": (3,)})
+    assert made.plan(3, 1.0) != bad
+    assert made.plan(3, 1.0) == made.plan(3, 4.0) == dataclasses.replace(made.plan(3, 3.0), provenance={})
+    assert made.report["recipes"]["3"].split("@")[0] in SMALL.contest
+
+
+def test_a_blend_does_what_both_do(fitted):
+    """Rows are linear in their coefficients: from the same past, the blend's state is the blend of the states."""
+    one, other = fitted.plan(4, 1.0), fitted.plan(4, 2.0)
+    mixed = blend(one, other, 0.3)
+    x = torch.randn(5, 6, generator=torch.Generator().manual_seed(1))
+    first = [plan.rows[0] for plan in (one, other, mixed)]
+    made = [row.states[0](x) + row.shift for row in first]
+    assert (made[0] - made[1]).abs().max() > 1e-3
+    assert torch.allclose(made[2], 0.7 * made[0] + 0.3 * made[1], atol=1e-6)
+    basis = first[2].states[0].basis
+    assert torch.allclose(basis.T @ basis, torch.eye(basis.shape[1]), atol=1e-5)
+    assert mixed.rows[2].outputs[0] == pytest.approx(0.7 * one.rows[2].outputs[0] + 0.3 * other.rows[2].outputs[0])
+    with pytest.raises(PlanError, match="same levels"):
+        blend(one, fitted.plan(2, 2.0), 0.5)
+
+
+def test_bad_input(labelled, fitted):
+    with pytest.raises(BadValue, match=r"\[2, 4\]"):
+        fitted.plan(3, 2.0)
+    with pytest.raises(BadValue, match="1 <= weight <= 4"):
+        fitted.plan(2, 9.0)
+    with pytest.raises(BadValue, match="weight=None"):
+        fitted.plan(2)
+    with pytest.raises(BadValue, match="whole numbers"):
+        universal(labelled, budgets=(0, 3))
+    with pytest.raises(BadValue, match="one guidance weight"):
+        universal(labelled, guided=rg.guide.cfg, weights=())
+
+
+def test_a_denoiser_without_guidance_has_one_table_for_each_budget(labelled):
+    made = universal(labelled, (1, 2), effort=SMALL, compare=False)
+    assert [made.plan(n).nfe for n in (1, 2)] == [1, 2]
