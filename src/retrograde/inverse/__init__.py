@@ -12,6 +12,7 @@ from retrograde.inverse.separate import Together, added
 from retrograde.inverse.spectral import ddnm, ddnm_plan, ddrm, ddrm_plan
 from retrograde.inverse.steered import steer, steered
 from retrograde.inverse.twisted import tds
+from retrograde.inverse.untrained import Untrained, untrained
 from retrograde.inverse.variational import reddiff
 from retrograde.inverse.volume import Slices, mbir
 
@@ -48,6 +49,8 @@ __all__ = [
     "repaint",
     "fps_smc",
     "sitcom",
+    "Untrained",
+    "untrained",
     "Slices",
     "mbir",
     "stsl",
