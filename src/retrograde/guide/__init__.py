@@ -16,6 +16,7 @@ from retrograde.guide.first import FirstNetwork, first_network
 from retrograde.guide.high_frequency import high_frequency
 from retrograde.guide.interval import Within, interval
 from retrograde.guide.linear import LinearlyGuided, fit_linear, linear, policy
+from retrograde.guide.model_based import ModelBased, model_based
 from retrograde.guide.pag import Perturbed, pag
 from retrograde.guide.powers import Powers, anneal, product
 from retrograde.guide.regions import Regional, discs, regions
@@ -41,6 +42,7 @@ __all__ = [
     "EqualDensity",
     "FirstNetwork",
     "LinearlyGuided",
+    "ModelBased",
     "Perturbed",
     "Powers",
     "Projected",
@@ -77,6 +79,7 @@ __all__ = [
     "linear",
     "log_densities",
     "loss",
+    "model_based",
     "pag",
     "policy",
     "product",
