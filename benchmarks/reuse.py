@@ -15,6 +15,7 @@ The transformer is trained by `python examples/train_dit8.py`. Writes benchmarks
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import importlib.util
 import json
 import platform
@@ -48,6 +49,9 @@ QUICK = Effort(
     contest=("dpmpp_2m",),
 )
 """The fit on `digits`, whose evaluations are dear: some half a minute."""
+
+MODERATE = dataclasses.replace(QUICK, fit=96, validation=32, held_out=32, search=48, starts=8, candidates=24, moments=256)
+"""The fit of where to reuse on the transformer."""
 
 
 def rms(one: torch.Tensor, other: torch.Tensor) -> float:
@@ -160,6 +164,27 @@ def dit(weights: Path, items: int) -> dict[str, Any]:
     ratios = accelerate.magnitudes(den, plan, condition=1)
     cases["magcache 0.06"] = (accelerate.block_cache(den), accelerate.magcache(plan, ratios))
     return quality("dit8", den, cases, items)
+
+
+def together(model: str, cached: Any, budgets: tuple[float, ...], items: int, effort: Any) -> dict[str, Any]:
+    """Measure plans fitted together with where to reuse, and fitted without reuse, of the same budgets."""
+    judged, rows = judge(model, cached, items), []
+    fit = accelerate.ReuseFit.of(cached, 0, effort, lambda n, seed: [k % 10 for k in range(n)])
+    for budget in budgets:
+        plan = fit.plan(budget)
+        row: dict[str, Any] = {"budget": budget, **(plan.report or {}), **judged(cached, plan)}
+        row["column"] = "".join("r" if row.knobs.get("reuse") else "F" for row in plan.rows if row.time is not None)
+        rows.append(row)
+        print(budget, json.dumps(row), flush=True)
+    return {"items": items, "rows": rows}
+
+
+def halves(den: Any) -> dict[str, Any]:
+    """Ways to reuse in the transformer: everything, extrapolated, for next to nothing; and four of the six blocks."""
+    return {
+        "all blocks, order 1": accelerate.block_cache(den, order=1),
+        "the middle four blocks": accelerate.block_cache(den, (1, 2, 3, 4)),
+    }
 
 
 def fitted_dit(weights: Path, items: int) -> dict[str, Any]:
@@ -361,6 +386,13 @@ def main() -> None:
         "dit8": lambda: dit(given.dit, given.items),
         "digits fitted": lambda: fitted_digits(given.items),
         "dit8 fitted": lambda: fitted_dit(given.dit, given.items),
+        "dit8 together": lambda: {
+            name: together("dit8", policy, (3.0, 4.0, 5.0), given.items, MODERATE)
+            for name, policy in halves(transformer8(given.dit)).items()
+        },
+        "digits together": lambda: together(
+            "digits", accelerate.deepcache(rg.load("digits")), (3.0, 4.0, 6.0), given.items, QUICK
+        ),
         "unet": unet,
         "transformer": transformer,
         "stream": stream,

@@ -106,3 +106,16 @@ def test_an_exception_leaves_the_module_clean(case):
         handle.remove()
     assert clean(model.network)
     assert torch.equal(rg.sample(policy, column, 2), expected)
+
+
+def test_under_autocast_it_is_the_denoiser_there_and_reuses_what_was_computed_there(case):
+    model, chosen, plan = case
+    condition = rg.denoisers.prepare_condition(model, [0, 1], 2)
+    x = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(5))
+    with torch.autocast("cpu", torch.bfloat16):
+        expected, null = model.predict(x, 0.5, condition).value, (chosen.null or chosen.make)(model)
+        assert torch.equal(null.predict(x, 0.5, condition).value, expected)
+        made = rg.sample(chosen.make(model), chosen.column(plan), 2, condition=1)
+    assert made.dtype == torch.float32
+    assert made.isfinite().all()
+    assert not torch.equal(expected, model.predict(x, 0.5, condition).value)  # it was computed in bfloat16

@@ -7,6 +7,7 @@ from retrograde.accelerate.deepcache import DeepCache, deepcache
 from retrograde.accelerate.encoder import EncoderCache, decode_ahead, encoder_cache, inject
 from retrograde.accelerate.exits import EarlyExit, Exits, early_exit, exits
 from retrograde.accelerate.feedback import Feedback, InnerLoop, feedback, inner_loop
+from retrograde.accelerate.fitted import ReuseFit, fit_reuse
 from retrograde.accelerate.merging import MergedTokens, merge_tokens, merger
 from retrograde.accelerate.picard import Swept, picard
 from retrograde.accelerate.profiled import magcache, magnitudes, steadiest
@@ -29,6 +30,7 @@ __all__ = [
     "FirstBlock",
     "InnerLoop",
     "MergedTokens",
+    "ReuseFit",
     "Saving",
     "SharedAttention",
     "SkipBlocks",
@@ -53,6 +55,7 @@ __all__ = [
     "extrapolated",
     "feedback",
     "first_block",
+    "fit_reuse",
     "inject",
     "inner_loop",
     "magcache",

@@ -10,10 +10,33 @@ from typing import Any, ClassVar, final
 import torch
 from torch import Tensor
 
+from retrograde import systems
 from retrograde.accelerate.runs import Run, added
 from retrograde.denoisers import AbstractDenoiser
 from retrograde.errors import BadValue
 from retrograde.sites import Block, Call, Places, Policy, Tap, Visit, Within, places_of, within
+
+systems.register(
+    systems.System(
+        title="Timestep Embedding Tells: It's Time to Cache for Video Diffusion Model",
+        authors=(
+            "Feng Liu",
+            "Shiwei Zhang",
+            "Xiaofeng Wang",
+            "Yujie Wei",
+            "Haonan Qiu",
+            "Yuzhong Zhao",
+            "Yingya Zhang",
+            "Qixiang Ye",
+            "Fang Wan",
+        ),
+        year=2024,
+        arxiv="2411.19108",
+        home="accelerate",
+        call="rg.accelerate.teacache(denoiser, 0.3)",
+        test="tests/accelerate/test_thresholds.py::test_teacache_s_signal_is_the_modulated_input",
+    )
+)
 
 EXACT = "exact"
 """Knob of the rows that compute everything, whatever the sign says."""

@@ -13,13 +13,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from retrograde import laws
 from retrograde.denoisers import AbstractDenoiser
+from retrograde.denoisers.carried import CARRIED
 from retrograde.linear import LinearMap
 from retrograde.plan import Plan, Row
 from retrograde.recipes import get
@@ -30,11 +31,16 @@ from retrograde.tune.teacher import Teacher
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Student:
-    """A student on its way: states and predictions of all items so far, newest first, and the fitted rows."""
+    """A student on its way: states and predictions of all items so far, newest first, and the fitted rows.
+
+    `asked` counts its evaluations, and `carried` is what transforms remember of the last one, batch by batch.
+    """
 
     rows: tuple[Row, ...]
     x: Tensor
     outputs: tuple[Tensor, ...]
+    asked: int = 0
+    carried: tuple[Mapping[str, Tensor], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -54,6 +60,7 @@ class Fitter:
         batch_size: how many items are asked at once.
         in_scheduler: only rows that ask: the noise is taken for a state of the first level as it is, and corrections are
             told no conditions.
+        knobs: what the rows ask of transforms, evaluation by evaluation; nothing after the last.
     """
 
     denoiser: AbstractDenoiser
@@ -68,6 +75,7 @@ class Fitter:
     taught: int | None = None
     batch_size: int = 128
     in_scheduler: bool = False
+    knobs: Sequence[Mapping[str, Any]] = ()
 
     def start(self, first: int) -> Student:
         """Return the student at the first level: the prior, teleported there if it is not the end."""
@@ -95,13 +103,21 @@ class Fitter:
         """Return the student with its prediction at level `here`."""
         t = self.teacher.times[here]
         told, items = self.denoiser.network_time(t), student.x.reshape(-1, *self.denoiser.shape)
-        answers = []
-        for low in range(0, len(items), self.batch_size):
+        answers, left = [], []
+        for k, low in enumerate(range(0, len(items), self.batch_size)):
             part = slice(low, low + self.batch_size)
             condition = {name: value[part] for name, value in self.condition.items()}
+            held = {CARRIED: student.carried[k]} if student.carried and student.carried[k] else {}
             with torch.no_grad():
-                answers.append(self.denoiser.predict(items[part], t, condition, {}, told).data.flatten(1))
-        return dataclasses.replace(student, outputs=(torch.cat(answers), *student.outputs)[: self.memory])
+                made = self.denoiser.predict(items[part], t, condition, {**self.asked(student.asked), **held}, told)
+            answers.append(made.data.flatten(1))
+            left.append(made.carried)
+        outputs = (torch.cat(answers), *student.outputs)[: self.memory]
+        return dataclasses.replace(student, outputs=outputs, asked=student.asked + 1, carried=tuple(left))
+
+    def asked(self, number: int) -> Mapping[str, Any]:
+        """Return the knobs of an evaluation, counted from 0."""
+        return self.knobs[number] if number < len(self.knobs) else {}
 
     def step(self, student: Student, here: int, there: int | None, theory: Row) -> Student:
         """Fit the row that leads a student, asked at level `here`, to level `there` (None: the data)."""
@@ -114,14 +130,15 @@ class Fitter:
         weights = ridge_towards(prior, few, goal, self.ridge)
         x = combine(weights, regressors)
         next_time = None if there is None else teacher.times[there]
-        row = Row(teacher.times[here], next_time, (weights[0],), tuple(weights[1:]))
+        knobs = dict(self.asked(student.asked - 1))
+        row = Row(teacher.times[here], next_time, (weights[0],), tuple(weights[1:]), knobs=knobs)
         if self.element is not None:
             own, shift = per_element(few, goal - x[: self.taught], self.element)
             x = x + sum(w * z for w, z in zip(own, regressors, strict=True)) + shift
             shape = self.denoiser.shape
             state, *rest = ((w + scalar).reshape(shape) for w, scalar in zip(own, weights, strict=True))
             row = dataclasses.replace(row, states=(state,), outputs=tuple(rest), shift=shift.reshape(shape))
-        return self.corrected(Student((*student.rows, row), x, outputs), regressors, target)
+        return self.corrected(dataclasses.replace(student, rows=(*student.rows, row), x=x), regressors, target)
 
     def corrected(self, student: Student, regressors: Sequence[Tensor], target: Tensor) -> Student:
         """Return the student whose last row also has a correction, learned from what it lacks."""
@@ -133,7 +150,7 @@ class Fitter:
         correction = learn([z[few] for z in regressors], residual, shape, told, self.lesson)
         rows = (*student.rows[:-1], dataclasses.replace(student.rows[-1], correction=correction))
         condition = {} if self.in_scheduler else self.condition
-        return Student(rows, student.x + apply(correction, regressors, shape, condition), student.outputs)
+        return dataclasses.replace(student, rows=rows, x=student.x + apply(correction, regressors, shape, condition))
 
     def theory(self, levels: Sequence[int]) -> tuple[Row, ...]:
         """Return the rows of DPM-Solver++(3M) on these levels, the end included."""
