@@ -31,6 +31,7 @@ from retrograde.tune import Reference, teach
 
 RESULTS = Path(__file__).parent / "results" / "baselines.json"
 DESCENTS = ("ld3", "s4s", "bns")
+TUNERS = ("tune", "auto_diffusion", "bns", "dc_solver", "dmn", "gits", "ld3", "olss", "s4s")
 
 
 def load(model: str) -> AbstractDenoiser:
@@ -65,13 +66,12 @@ def row_of(name: str, denoiser: AbstractDenoiser, nfe: int, steps: int, referenc
 
 def main() -> None:
     """Run the comparison and keep the result."""
-    names = ("tune", *sorted(rg.baselines.__all__))
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("models", nargs="*", default=["digits8-flow", "digits8-noise", "mixture64"])
     parser.add_argument("--budgets", type=int, nargs="*", default=[3, 4, 5, 6, 8])
     parser.add_argument("--items", type=int, default=256)
     parser.add_argument("--steps", type=int, default=100)
-    parser.add_argument("--only", nargs="*", default=names, choices=names)
+    parser.add_argument("--only", nargs="*", default=TUNERS, choices=TUNERS)
     given = parser.parse_args()
     torch.set_num_threads(1)
     for model in given.models:
