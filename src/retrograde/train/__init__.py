@@ -25,6 +25,7 @@ from retrograde.train.low_rank import LowRank, low_rank
 from retrograde.train.noise_classifier import fit_noise_classifier, noise_posterior
 from retrograde.train.objective import loss, question
 from retrograde.train.pairs import degraded
+from retrograde.train.regenerate import regeneration_loss
 from retrograde.train.run import export, run
 from retrograde.train.select import Selected, mixed_loss, select_objective
 
@@ -60,6 +61,7 @@ __all__ = [
     "noise_posterior",
     "power_gamma",
     "question",
+    "regeneration_loss",
     "run",
     "select_objective",
     "standard_law",
