@@ -28,6 +28,7 @@ from retrograde.train.pairs import degraded
 from retrograde.train.regenerate import regeneration_loss
 from retrograde.train.run import export, run
 from retrograde.train.select import Selected, mixed_loss, select_objective
+from retrograde.train.structure import structure, structured_noise
 
 __all__ = [
     "LAWS",
@@ -65,4 +66,6 @@ __all__ = [
     "run",
     "select_objective",
     "standard_law",
+    "structure",
+    "structured_noise",
 ]
