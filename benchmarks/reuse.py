@@ -50,7 +50,7 @@ QUICK = Effort(
 )
 """The fit on `digits`, whose evaluations are dear: some half a minute."""
 
-MODERATE = dataclasses.replace(QUICK, fit=96, validation=32, held_out=32, search=48, starts=8, candidates=24, moments=256)
+MODERATE = dataclasses.replace(QUICK, fit=96, validation=32, held_out=32, search=32, starts=6, candidates=12, moments=256)
 """The fit of where to reuse on the transformer."""
 
 
@@ -210,7 +210,7 @@ def alternating(runs: dict[str, Callable[[], Any]], repeats: int) -> dict[str, f
     return best
 
 
-def unet(repeats: int = 3) -> dict[str, Any]:
+def unet(repeats: int = 7) -> dict[str, Any]:
     """Compare DeepCache here and in the package on one SD-shaped UNet, in one process."""
     from diffusers import DDIMScheduler, UNet2DConditionModel
 
@@ -275,7 +275,7 @@ def unet(repeats: int = 3) -> dict[str, Any]:
     return {"steps": steps, "every": interval, "rows": rows}
 
 
-def transformer(repeats: int = 3) -> dict[str, Any]:
+def transformer(repeats: int = 7) -> dict[str, Any]:
     """Compare first-block caches here and in diffusers on one transformer with random weights, in one process."""
     from diffusers import DiTTransformer2DModel
     from diffusers.hooks import FirstBlockCacheConfig, HookRegistry, apply_first_block_cache
@@ -387,11 +387,11 @@ def main() -> None:
         "digits fitted": lambda: fitted_digits(given.items),
         "dit8 fitted": lambda: fitted_dit(given.dit, given.items),
         "dit8 together": lambda: {
-            name: together("dit8", policy, (3.0, 4.0, 5.0), given.items, MODERATE)
+            name: together("dit8", policy, (3.0, 4.0), given.items, MODERATE)
             for name, policy in halves(transformer8(given.dit)).items()
         },
         "digits together": lambda: together(
-            "digits", accelerate.deepcache(rg.load("digits")), (3.0, 4.0, 6.0), given.items, QUICK
+            "digits", accelerate.deepcache(rg.load("digits")), (4.0, 6.0), given.items, QUICK
         ),
         "unet": unet,
         "transformer": transformer,
