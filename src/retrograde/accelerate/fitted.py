@@ -147,8 +147,8 @@ def fit_reuse(
 
     Returns:
         A plan whose `report` holds under "share" what an evaluation that reuses costs, "cost" what the plan does in full
-        evaluations, "full" and "reused" its evaluations, "validation_error", "error" on noise it has not seen, and "alone"
-        the validation error of the best plan of this budget in which nothing is reused.
+        evaluations, "full" and "reused" its evaluations, "validation_error", "error" on noise it has not seen, and the
+        validation errors of the best plans of this budget in which nothing is reused, "alone", and something is, "reusing".
 
     Raises:
         BadType: a denoiser in which nothing obeys the knob.
@@ -250,6 +250,7 @@ class ReuseFit:
             "validation_error": error,
             "error": float(errors.mean().sqrt()),
             "alone": min((other for other, plain, _ in found if plain), default=math.nan),
+            "reusing": min((other for other, plain, _ in found if not plain), default=math.nan),
         }
         provenance = {"tuner": "closed form, on policy, with reuse", "budget": budget, "seed": self.seed}
         return dataclasses.replace(plan, report=report, provenance={**plan.provenance, **provenance})
