@@ -31,7 +31,7 @@ from retrograde.tune import Reference, teach
 
 RESULTS = Path(__file__).parent / "results" / "baselines.json"
 DESCENTS = ("ld3", "s4s", "bns")
-TUNERS = ("tune", "auto_diffusion", "bns", "dc_solver", "dmn", "gits", "ld3", "olss", "s4s")
+TUNERS = ("tune", "auto_diffusion", "bns", "dc_solver", "dmn", "gits", "ld3", "olss", "s3", "s4s")
 
 
 def load(model: str) -> AbstractDenoiser:

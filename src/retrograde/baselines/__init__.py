@@ -7,6 +7,7 @@ from retrograde.baselines.evolution import Evolution, evolve
 from retrograde.baselines.gits import gits
 from retrograde.baselines.ld3 import ld3
 from retrograde.baselines.olss import olss
+from retrograde.baselines.s3 import Rounds, s3
 from retrograde.baselines.s4s import bns, s4s
 
-__all__ = ["Evolution", "auto_diffusion", "bns", "dc_solver", "dmn", "evolve", "gits", "ld3", "olss", "s4s"]
+__all__ = ["Evolution", "Rounds", "auto_diffusion", "bns", "dc_solver", "dmn", "evolve", "gits", "ld3", "olss", "s3", "s4s"]

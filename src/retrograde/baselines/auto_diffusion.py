@@ -72,12 +72,7 @@ def auto_diffusion(
         given = f"skipped={skipped} of {nfe} x {blocks} blocks, by a denoiser that obeys {sorted(denoiser.consumes)}"
         mend = "auto_diffusion(rg.accelerate.skip_blocks(denoiser), nfe, blocks=12, skipped=10)"
         raise BadValue(given, "fewer than there are, by a denoiser that leaves out blocks", mend)
-    given, evaluations = score, 0
-    if given is None:
-        prepared = prepare_condition(denoiser, condition, n)
-        fine = teach(denoiser, n, seed, keep=(), first_item=FIRST_ITEM, condition=prepared)
-        reference = Reference(denoiser, range(FIRST_ITEM, FIRST_ITEM + n), seed, fine.end, prepared)
-        given, evaluations = (lambda plan: float(reference.errors(plan).mean().sqrt())), fine.evaluations * n
+    given, evaluations = distance(denoiser, n, seed, condition) if score is None else (score, 0)
     question = ["auto_diffusion", denoiser.path.fingerprint, denoiser.name, nfe, recipe, seed, times, blocks, skipped]
     book, tell = Journal(journal, question), progress or (lambda stage, part: None)
 
@@ -104,6 +99,14 @@ def auto_diffusion(
     plan = made(best, left_out)
     provenance = {**plan.provenance, "tuner": "auto_diffusion", "nfe": nfe, "seed": seed}
     return dataclasses.replace(plan, report=report, provenance=provenance)
+
+
+def distance(denoiser: AbstractDenoiser, n: int, seed: int, condition: Any) -> tuple[Score, int]:
+    """Return the root mean square distance of n samples to a fine solver's end points, and the evaluations of that one."""
+    prepared = prepare_condition(denoiser, condition, n)
+    fine = teach(denoiser, n, seed, keep=(), first_item=FIRST_ITEM, condition=prepared)
+    reference = Reference(denoiser, range(FIRST_ITEM, FIRST_ITEM + n), seed, fine.end, prepared)
+    return (lambda plan: float(reference.errors(plan).mean().sqrt())), fine.evaluations * n
 
 
 def without(plan: Plan, left_out: Subset, blocks: int) -> Plan:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from retrograde import laws
-from retrograde.errors import BadType, PlanError, ShapeError
+from retrograde.errors import BadType, ShapeError
 from retrograde.paths import Path, VPDiscrete
 from retrograde.plan import Plan, Row
+from retrograde.recipes.recipe import made
 
 
 def from_olss(timesteps: Sequence[int] | Tensor, wx: Sequence[float] | Tensor, we: Any, path: Path) -> Plan:
@@ -51,15 +51,3 @@ def from_olss(timesteps: Sequence[int] | Tensor, wx: Sequence[float] | Tensor, w
         rows.append(Row(t, times[i + 1] if i + 1 < n else None, states, outputs, network_time=float(step)))
     provenance = {"peer": "OLSS", "timesteps": steps, "start_noise": 1.0 / path.s(times[0]), "predicts": "noise"}
     return made(path, rows, "noise", "olss@1", provenance)
-
-
-def made(
-    path: Path, rows: list[Row], basis: str, recipe: str, provenance: Mapping[str, Any], start: float | None = None
-) -> Plan:
-    """Return the plan of rows, which says so where it misses the point-mass law."""
-    try:
-        return Plan(path, tuple(rows), basis, recipe, start, provenance=provenance)
-    except PlanError as error:
-        if laws.POINT_MASS not in error.given:
-            raise
-    return Plan(path, tuple(rows), basis, recipe, start, (laws.POINT_MASS,), provenance=provenance)

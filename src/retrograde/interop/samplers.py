@@ -11,11 +11,11 @@ from retrograde import recipes
 from retrograde.denoisers import AbstractDenoiser
 from retrograde.errors import BadValue, UnknownName
 from retrograde.interop import sampler_rows
-from retrograde.interop.fitted import made
 from retrograde.interop.ladders import Ladder
 from retrograde.interop.writers import Written, compiled
 from retrograde.paths import EDM, Path
 from retrograde.plan import Plan
+from retrograde.recipes.recipe import made
 
 Options = Mapping[str, Any]
 Write = Callable[[Ladder, Options, bool], Written]

@@ -14,13 +14,14 @@ from typing import Any
 from retrograde.denoisers import AbstractDenoiser
 from retrograde.errors import BadType, BadValue, PlanError, RetrogradeError, UnknownName
 from retrograde.interop.classes import APART, BEGUN, EXPLICIT, REFUSED, SCHEDULERS, Scheduler
-from retrograde.interop.fitted import from_olss, made
+from retrograde.interop.fitted import from_olss
 from retrograde.interop.ladders import Ladder
 from retrograde.interop.samplers import SAMPLERS, from_k_diffusion
-from retrograde.interop.solver_schedules import from_solver_schedule
 from retrograde.interop.writers import Written
 from retrograde.paths import Path
 from retrograde.plan import Plan
+from retrograde.recipes.recipe import made
+from retrograde.recipes.solver_schedule import from_solver_schedule
 
 PREDICTIONS = {
     "epsilon": "noise",

@@ -10,7 +10,7 @@ import dataclasses
 import inspect
 import math
 import numbers
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from retrograde import grids, laws, paths, systems
@@ -347,3 +347,15 @@ def times_below_the_end(
         given = f"a grid of {len(times)} different times"
         raise BadValue(given, f"{nfe} falling times the network was trained at", "fewer evaluations, or another grid")
     return on, times
+
+
+def made(
+    path: Path, rows: Sequence[Row], basis: str, recipe: str, provenance: Mapping[str, Any], start: float | None = None
+) -> Plan:
+    """Return the plan of rows, which says so where it misses the point-mass law."""
+    try:
+        return Plan(path, tuple(rows), basis, recipe, start, provenance=provenance)
+    except PlanError as error:
+        if laws.POINT_MASS not in error.given:
+            raise
+    return Plan(path, tuple(rows), basis, recipe, start, (laws.POINT_MASS,), provenance=provenance)

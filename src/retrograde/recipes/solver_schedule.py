@@ -21,10 +21,9 @@ import numpy as np
 import torch
 
 from retrograde.errors import BadValue, ShapeError, UnknownName
-from retrograde.interop.fitted import made
 from retrograde.paths import Path
 from retrograde.plan import Plan, Row
-from retrograde.recipes.recipe import Level, level
+from retrograde.recipes.recipe import Level, level, made
 
 Term = Counter[tuple[str, int]]
 """A combination of states ("x", number) and data predictions ("m", number), both counted from the first."""
