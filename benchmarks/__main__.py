@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 SAMPLERS = ("registry", "peers", "loop_overhead", "tuned_plans", "baselines", "two_stages", "foreign_pipeline")
-STEERED = ("strong_guidance", "guidance_law", "noise_search", "inverse", "inverse_digits")
+STEERED = ("strong_guidance", "guidance_law", "noise_search", "aggregate_experts", "inverse", "inverse_digits")
 
 for script in (*SAMPLERS, *STEERED):
     sys.argv = [script]

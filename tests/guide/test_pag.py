@@ -7,6 +7,7 @@ from torch import nn
 import retrograde as rg
 from retrograde.errors import BadType, BadValue, UnknownName
 from retrograde.guide import cfg, pag
+from retrograde.quality import precision_recall
 
 PATH, SITES = rg.paths.VP(), ("down.1.0.attention", "middle.attention", "up.0.0.attention")
 
@@ -115,13 +116,28 @@ def test_mistakes_are_explained(mixture):
 
 
 @pytest.mark.slow
-def test_digits_become_surer_and_against_the_direction_less_sure():
-    """The embedded classifier's confidence in samples without condition, by weight; 0 is the control of wrong sign."""
-    den, judge = rg.load("digits"), rg.zoo.classifier()
-    plan = rg.plan("dpmpp_2m", den, nfe=10)
-    sure = {}
-    for weight in (0.0, 1.0, 3.0):
-        samples = rg.sample(pag(den, weight), plan, n=100, seed=0)
-        sure[weight] = float(judge(samples).softmax(1).amax(1).mean())
-    print(sure)
-    assert sure[0.0] < sure[1.0] < sure[3.0]
+def test_digits_become_surer_and_less_various_and_against_the_direction_less_sure():
+    """Samples without condition, all attention perturbed, by weight: 4 is the paper's scale 3, 0 the control of wrong sign.
+
+    Confidence of the embedded classifier 0.78, 0.83, 0.89; in its features precision 0.62, 0.70, 0.83, recall 0.77, 0.97,
+    0.92 (weights 0, 1, 4).
+    (With the default, the middle alone, confidence rises to 0.87, precision to 0.76, and recall hardly moves.)
+    """
+    den, judge, n = rg.load("digits"), rg.zoo.classifier(), 150
+    assert isinstance(den, rg.Denoiser)
+    assert isinstance(den.network, nn.Module)
+    plan = rg.plan("dpmpp_2m", den.path, nfe=10)
+    sites = [name for name, _ in den.network.named_modules() if name.endswith("attention")]
+    sure, precision, recall = {}, {}, {}
+    with torch.no_grad():
+        real = judge.features(rg.data.digits("test")[0][:n].float())
+        for weight in (0.0, 1.0, 4.0):
+            made = rg.sample(pag(den, weight, sites=sites), plan, n=n, seed=0)
+            sure[weight] = float(judge(made).softmax(1).amax(1).mean())
+            near, far = precision_recall(judge.features(made), real)
+            precision[weight], recall[weight] = near.value, far.value
+    assert sure[4.0] > sure[1.0] + 0.05
+    assert precision[4.0] > precision[1.0] + 0.05
+    assert recall[4.0] < recall[1.0] - 0.02
+    assert sure[0.0] < sure[1.0] - 0.02
+    assert precision[0.0] < precision[1.0] - 0.02

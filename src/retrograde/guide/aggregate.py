@@ -12,11 +12,32 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from retrograde import systems
 from retrograde.denoisers import AbstractDenoiser, Prediction
 from retrograde.denoisers.denoiser import NOTHING
 from retrograde.errors import BadType, BadValue, UnknownName
 from retrograde.guide.transform import Transform
 from retrograde.sites import Call, Places, opened, places_of
+
+systems.register(
+    systems.System(
+        title="Ensembling Diffusion Models via Adaptive Feature Aggregation",
+        authors=(
+            "Cong Wang",
+            "Kuan Tian",
+            "Yonghang Guan",
+            "Fei Shen",
+            "Zhiwei Jiang",
+            "Qing Gu",
+            "Jun Zhang",
+        ),
+        year=2024,
+        arxiv="2405.17082",
+        home="compose",
+        call="rg.train.fit_gate(rg.guide.aggregate(denoiser, [other]), images, labels)",
+        test="tests/train/test_gate.py::test_the_gate_of_a_union_is_learned",
+    )
+)
 
 Gate = Callable[[Call, Tensor, Any], Tensor]
 """From a call of a site, the features of all networks there [N, n, ...] and the path time to logits [N, ...]."""

@@ -41,6 +41,10 @@ def fit_gate(
         BadType: a first denoiser that is not a `Denoiser`, of which alone the loss is known.
         BadValue: no steps or images; labels of a network without them, or a loss that is not finite.
 
+    Of three small networks that were tuned on parts of the digits from one start, the mixture comes within 0.2 % of what the
+    start knew of all; but so nearly does the mean of their weights, 1.4 % behind (`benchmarks/aggregate_experts.py`). Where
+    nothing averages, as with the exact models of two Gaussians, the gate leaves a third less error than the mean of outputs.
+
     Reference: Wang et al., Ensembling Diffusion Models via Adaptive Feature Aggregation, 2024, arXiv 2405.17082.
     """
     inner = mixed.inner
