@@ -1,0 +1,124 @@
+"""Generic searches: any family of plans, any score, by optuna; kept in a file, resumed, shared by several processes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from os import PathLike
+from pathlib import Path as File
+from typing import TYPE_CHECKING, Any
+
+from retrograde import grids, recipes
+from retrograde.denoisers import AbstractDenoiser
+from retrograde.errors import BadValue, MissingExtra, RetrogradeError
+from retrograde.plan import Plan
+from retrograde.run import NonFinite
+from retrograde.tune.contest import USUAL_RECIPES
+from retrograde.tune.teacher import Progress
+
+if TYPE_CHECKING:
+    import optuna
+
+Propose = Callable[[Any], Plan]
+"""From an optuna trial, whose suggest methods it calls, to a plan."""
+
+OPTIONS: dict[str, tuple[float, float]] = {
+    "rho": (1.0, 15.0),
+    "power": (0.5, 4.0),
+    "shift": (0.3, 8.0),
+    "mean": (-2.0, 2.0),
+    "std": (0.3, 2.0),
+}
+"""Ranges of the options of grids that `published` varies."""
+
+
+def study(
+    propose: Propose,
+    score: Callable[[Plan], float],
+    trials: int = 100,
+    *,
+    seed: int = 0,
+    sampler: optuna.samplers.BaseSampler | None = None,
+    journal: str | PathLike[str] | None = None,
+    progress: Progress | None = None,
+) -> Plan:
+    """Return the plan with the least score out of `trials` that optuna proposes; the defaults of its TPE sampler.
+
+    Args:
+        propose: makes a plan of a trial; `published(denoiser, nfe)` is one. What raises an error of this library, for two
+            choices do not go together, counts as tried and is left out.
+        score: the smaller the better; of a noisy one fix the seed of its samples.
+        trials: how many in all, those of the journal included.
+        seed: of the sampler; processes that share a journal take one each.
+        sampler: another one of optuna's (`CmaEsSampler` for numbers alone, `NSGAIISampler`, `RandomSampler`).
+        journal: a file. A search that is called again goes on where it was, and processes that search with the same file
+            at the same time share their trials. It stays, for optuna's own tools to read.
+
+    Returns:
+        The plan; its report has the "score", the "parameters" and how many "trials" were scored.
+
+    Raises:
+        MissingExtra: optuna is not installed.
+        BadValue: no trial gave a plan with a finite score.
+
+    Reference: Akiba, Sano, Yanase, Ohta and Koyama, Optuna, 2019, arXiv 1907.10902.
+    """
+    optuna = _optuna()
+    if trials < 1:
+        raise BadValue(f"trials={trials}", "one or more", "trials=100")
+    storage = None
+    if journal is not None:
+        backend = optuna.storages.journal.JournalFileBackend(str(File(journal)))
+        storage = optuna.storages.JournalStorage(backend)
+    chosen = sampler or optuna.samplers.TPESampler(seed=seed)
+    search = optuna.create_study(storage=storage, study_name="retrograde", sampler=chosen, load_if_exists=True)
+    done = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
+
+    def objective(trial: optuna.Trial) -> float:
+        try:
+            return float(score(propose(trial)))
+        except NonFinite:
+            return float("inf")
+        except RetrogradeError as error:
+            raise optuna.TrialPruned(str(error)) from error
+
+    while (tried := len(search.get_trials(deepcopy=False, states=done))) < trials:
+        if progress is not None:
+            progress("trials", tried / trials)
+        search.optimize(objective, n_trials=1)
+    scored = search.get_trials(deepcopy=False, states=done[:1])
+    if not scored or search.best_value == float("inf"):
+        allowed = "choices that make plans, and finite scores"
+        raise BadValue(f"{trials} trials, {len(scored)} scored", allowed, "look at what propose raises")
+    plan = propose(optuna.trial.FixedTrial(search.best_params))
+    report = {"score": search.best_value, "parameters": search.best_params, "trials": len(scored)}
+    return dataclasses.replace(plan, report=report, provenance={**plan.provenance, "tuner": "study", "seed": seed})
+
+
+def published(
+    denoiser: AbstractDenoiser,
+    nfe: int,
+    names: Sequence[str] = USUAL_RECIPES,
+    on: Sequence[str] = ("karras", "power", "shifted", "logit_normal", "log_snr"),
+) -> Propose:
+    """Return what proposes plans of published recipes on grids whose options vary: rho, power, shift, mean, std."""
+
+    def propose(trial: Any) -> Plan:
+        recipe, grid = trial.suggest_categorical("recipe", list(names)), trial.suggest_categorical("grid", list(on))
+        options = {}
+        for name in grids.options_of(grid):
+            if name in OPTIONS:
+                low, high = OPTIONS[name]
+                options[name] = trial.suggest_float(f"{grid} {name}", low, high)
+        return recipes.plan(recipe, denoiser, nfe=nfe, grid=grid, **options)
+
+    return propose
+
+
+def _optuna() -> Any:
+    try:
+        import optuna
+    except ImportError as error:
+        raise MissingExtra("optuna", "tune") from error
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna

@@ -1,0 +1,78 @@
+"""Searches by optuna: what they find, keep and share."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import retrograde as rg
+from retrograde.errors import BadValue, MissingExtra, PlanError
+from retrograde.tune import Reference, published, study, teach
+
+pytest.importorskip("optuna")
+
+
+@pytest.fixture(scope="module")
+def mixture():
+    return rg.oracles.GaussianMixture(rg.paths.EDM(), torch.randn(5, 4, generator=torch.Generator().manual_seed(3)), 0.05)
+
+
+@pytest.fixture(scope="module")
+def score(mixture):
+    reference = Reference(mixture, range(32), 0, teach(mixture, 32, 0, levels=64, keep=()).end)
+    return lambda plan: float(reference.errors(plan).mean().sqrt())
+
+
+def test_it_beats_the_published_settings_and_says_what_it_chose(mixture, score):
+    made = study(published(mixture, 5, ("dpmpp_2m", "dpmpp_3m"), ("karras", "power")), score, 25)
+    assert made.report["score"] == score(made)
+    assert made.report["trials"] == 25
+    assert made.report["score"] < min(score(rg.plan(r, mixture, nfe=5)) for r in ("dpmpp_2m", "dpmpp_3m"))
+    again = rg.plan(made.report["parameters"]["recipe"], mixture, grid=list(made.times))
+    assert again.rows == made.rows
+
+
+def test_an_interrupted_search_goes_on_in_its_file(mixture, score, tmp_path):
+    asked = []
+
+    def stopped(plan):
+        asked.append(plan)
+        if len(asked) == 6:
+            raise KeyboardInterrupt
+        return score(plan)
+
+    given = (published(mixture, 4, ("ddim",), ("karras",)), stopped, 9)
+    with pytest.raises(KeyboardInterrupt):
+        study(*given, journal=tmp_path / "four.log")
+    made = study(*given, journal=tmp_path / "four.log")
+    assert len(asked) == 10  # five before, the one that was stopped, and the four that were left
+    assert made.report["trials"] == 9
+    assert study(*given, journal=tmp_path / "four.log").report == made.report
+    assert len(asked) == 10
+
+
+def test_choices_that_do_not_go_together_are_left_out(mixture, score):
+    def propose(trial):
+        if trial.suggest_int("k", 0, 3) < 2:
+            raise PlanError("a made-up pair", "another", "other choices")
+        return rg.plan("ddim", mixture, nfe=3)
+
+    made = study(propose, score, 12)
+    assert 0 < made.report["trials"] < 12
+    with pytest.raises(BadValue, match="0 scored"):
+        study(lambda trial: rg.plan("ddim", mixture, nfe=0), score, 3)
+
+
+def test_without_optuna_the_message_names_the_extra():
+    """In a process of its own, which cannot import it."""
+    code = (
+        "import sys; sys.modules['optuna'] = None\n"
+        "from retrograde.errors import MissingExtra\n"
+        "from retrograde.tune import study\n"
+        "try: study(None, None)\n"
+        "except MissingExtra as error: print(error)\n"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "retrograde[tune]" in said
+    assert issubclass(MissingExtra, ImportError)
