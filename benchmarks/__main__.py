@@ -8,7 +8,8 @@ from pathlib import Path
 
 SAMPLERS = ("registry", "peers", "loop_overhead", "tuned_plans", "baselines", "two_stages", "foreign_pipeline")
 STEERED = ("strong_guidance", "guidance_law", "noise_search", "aggregate_experts", "inverse", "inverse_digits")
+RESTORED = ("restore_digits",)
 
-for script in (*SAMPLERS, *STEERED):
+for script in (*SAMPLERS, *STEERED, *RESTORED):
     sys.argv = [script]
     runpy.run_path(str(Path(__file__).parent / f"{script}.py"), run_name="__main__")
