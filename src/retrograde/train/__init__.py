@@ -24,6 +24,7 @@ from retrograde.train.levels import (
 from retrograde.train.low_rank import LowRank, low_rank
 from retrograde.train.noise_classifier import fit_noise_classifier, noise_posterior
 from retrograde.train.objective import loss, question
+from retrograde.train.observed import Observed, observed, observed_loss, signals
 from retrograde.train.pairs import degraded
 from retrograde.train.regenerate import regeneration_loss
 from retrograde.train.run import export, run
@@ -39,6 +40,7 @@ __all__ = [
     "LogitNormal",
     "LowRank",
     "Mode",
+    "Observed",
     "Selected",
     "Shifted",
     "PowerAverage",
@@ -60,11 +62,14 @@ __all__ = [
     "low_rank",
     "mixed_loss",
     "noise_posterior",
+    "observed",
+    "observed_loss",
     "power_gamma",
     "question",
     "regeneration_loss",
     "run",
     "select_objective",
+    "signals",
     "standard_law",
     "structure",
     "structured_noise",
