@@ -7,9 +7,10 @@ import sys
 from pathlib import Path
 
 SAMPLERS = ("registry", "peers", "loop_overhead", "tuned_plans", "baselines", "two_stages", "foreign_pipeline")
-STEERED = ("strong_guidance", "guidance_law", "noise_search", "aggregate_experts", "inverse", "inverse_digits")
+STEERED = ("strong_guidance", "guidance_law", "noise_search", "aggregate_experts")
+INVERSE = ("inverse_fit", "inverse", "inverse_gaussian", "inverse_digits")
 RESTORED = ("restore_digits",)
 
-for script in (*SAMPLERS, *STEERED, *RESTORED):
+for script in (*SAMPLERS, *STEERED, *INVERSE, *RESTORED):
     sys.argv = [script]
     runpy.run_path(str(Path(__file__).parent / f"{script}.py"), run_name="__main__")
