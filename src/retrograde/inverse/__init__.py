@@ -3,6 +3,7 @@
 from retrograde.inverse.consistent import sitcom
 from retrograde.inverse.ensemble import ensemble
 from retrograde.inverse.filtering import fps_smc, mcgdiff
+from retrograde.inverse.fitted import Levels, energy_score, fit
 from retrograde.inverse.gibbs import daps, pnpdm, repaint
 from retrograde.inverse.guided import Likelihood, Residual, dps, mmps, pigdm, sda, tmpd
 from retrograde.inverse.method import Method, Posed, Solution, Task, get, method, names, solve
@@ -48,6 +49,9 @@ __all__ = [
     "pnpdm",
     "repaint",
     "fps_smc",
+    "Levels",
+    "fit",
+    "energy_score",
     "sitcom",
     "Untrained",
     "untrained",

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, final
 import torch
 from torch import Tensor
 
-from retrograde import systems
+from retrograde import recipes, systems
 from retrograde.denoisers import AbstractDenoiser, Prediction
 from retrograde.denoisers.carried import carried
 from retrograde.denoisers.denoiser import NOTHING
@@ -21,7 +21,7 @@ from retrograde.inverse.method import Posed, Task, method
 from retrograde.operators import Measurement
 from retrograde.particles import Weighted, log_evidence
 from retrograde.particles.potential import PotentialFunction
-from retrograde.recipes import plan
+from retrograde.plan import Plan
 from retrograde.state import State
 
 TWISTS = ("isotropic", "covariance")
@@ -84,6 +84,7 @@ def tds(
     spread: float = 1.0,
     threshold: float = 0.5,
     twist: str = "isotropic",
+    plan: Plan | str | None = None,
 ) -> Posed:
     """Twisted diffusion sampler: sequential Monte Carlo whose proposals and weights share a guess of p(y | x_t).
 
@@ -102,6 +103,8 @@ def tds(
         threshold: of the effective sample size below which particles are resampled, as a share of them.
         twist: the guess: "isotropic", or "covariance", whose S = A C A^T + std^2 has the covariance C of x_0 given x_t that
             the network has (as `mmps`; not of the paper): for up to eight numbers of y, a backward pass for each.
+        plan: in the place of DDPM's, a plan of stochastic rows or the file of one, fitted to few evaluations
+            (`inverse.fit`); it says how many there are, and the samples are of the posterior under the law it draws from.
 
     Reference: Wu, Trippe, Naesseth, Blei, Cunningham, Practical and Asymptotically Exact Conditional Sampling in Diffusion
     Models, 2023, arXiv 2306.17775.
@@ -112,7 +115,10 @@ def tds(
 
     if twist not in TWISTS:
         raise UnknownName("twist", twist, TWISTS)
-    table = plan("ddpm", denoiser, nfe=task.nfe, grid=task.grid)
+    if plan is None:
+        table = recipes.plan("ddpm", denoiser, nfe=task.nfe, grid=task.grid)
+    else:
+        table = Plan.load(plan) if isinstance(plan, str) else plan
 
     def evidence(state: State) -> float:
         return float(log_evidence(state, task.n)[0])
