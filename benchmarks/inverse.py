@@ -10,11 +10,12 @@ the prior would be drawn.
     python benchmarks/inverse.py [--seeds 20] [--dimensions 8 80 800] [--methods dps mmps ...] [--again]
 
 "error" is the sliced Wasserstein distance (p = 1, mean over 100 slices) of 400 samples to as many exact draws, and "exact"
-that of a second set of exact draws: the floor. "modes" is the total variation between the exact weights of the 25 components
-and the shares of samples nearest to each; "coverage" the share of 400 exact draws inside the samples' central intervals of
-90 %, over all coordinates: below 0.9 a method is surer than it may be, above less sure. "passes" counts evaluations of the
-network and gradients through it, for one sample. Figures are kept seed by seed as they are made, null where a run ended in
-infinity; the next run goes on where the last stopped.
+that of a second set of exact draws: the floor. "modes" is the total variation between the exact weights of the 25
+components and the shares of samples nearest to each; "coverage" the share of 400 exact draws inside the samples' central
+intervals of 90 %, over all coordinates: below 0.9 a method is surer than it may be, above less sure. "passes" counts
+evaluations of the network and gradients through it, for one sample. "tds, fitted, 20" runs the plan of
+benchmarks/inverse_fit.py. Figures are kept seed by seed as they are made, null where a run ended in infinity; the next run
+goes on where the last stopped.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from retrograde.quality import sliced_wasserstein
 from retrograde.run import NonFinite
 
 RESULTS = Path(__file__).parent / "results" / "inverse.json"
+FITTED = Path(__file__).parent / "results" / "inverse_fit.json"
 FIGURES = ("error", "modes", "coverage", "passes", "seconds")
 SAMPLES, DIMENSIONS, MEASURED = 400, (8, 80, 800), (1, 2, 4)
 WIDTH = (1.0 + 2.0 * 8.0**2) ** 0.5
@@ -57,6 +59,7 @@ METHODS: dict[str, Call] = {
     "tds": ("tds", 100, {"spread": WIDTH}),
     "tds, covariance": ("tds", 100, {"twist": "covariance"}),
     "tds, covariance, 20": ("tds", 20, {"twist": "covariance"}),
+    "tds, fitted, 20": ("tds", 20, {"twist": "covariance", "levels": "fitted"}),
     "mcgdiff": ("mcgdiff", 100, {}),
     "fps_smc": ("fps_smc", 100, {}),
     "ensemble": ("ensemble", 100, {}),
@@ -124,6 +127,9 @@ def measured(d: int, m: int, seed: int, call: Call) -> dict[str, float | None]:
     began = time.process_time()
     if not name:
         return {**judged(prior, weights, draws, exact(prior, measurement, SAMPLES, 2)), "passes": 0.0, "seconds": 0.0}
+    if "levels" in settings:
+        levels = json.loads(FITTED.read_text(encoding="utf-8"))[str(d)]["levels"]
+        settings = {"twist": settings["twist"], "plan": inverse.Levels(**levels).plan(prior.path, nfe)}
     try:
         found = inverse.solve(prior, measurement, name, n=SAMPLES, nfe=nfe, seed=seed, noise=Bulk, **settings)
     except NonFinite:

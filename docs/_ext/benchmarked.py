@@ -18,6 +18,25 @@ def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines) + "\n"
 
 
+def gaussian_posterior() -> str:
+    """The stored run of benchmarks/inverse_gaussian.py, a section of the page of inverse methods."""
+    kept = stored("inverse_gaussian.json")
+    text = (
+        "## Gaussian data\n\nFour numbers with a Gaussian prior, two mixtures of them seen with noise: mean and "
+        f"covariance of the posterior are known. Their relative errors over {kept['runs']} runs, beside the standard "
+        "error by which the runs differ: what is well above it is bias, which no more samples take away. A test holds "
+        "the methods that are exact for such data to three standard errors.\n\n"
+    )
+    head = ("method", "exact for", "samples, evaluations", "mean", "standard error", "covariance", "standard error")
+    lines = []
+    for name, row in kept["methods"].items():
+        figures = (f"{row[key]:.3f}" for key in ("mean", "mean_floor", "covariance", "covariance_floor"))
+        settings = "".join(f", {key}={value}" for key, value in row["settings"].items())
+        exact = {"": "", "gaussian": "Gaussian data", "all": "all data"}[row["exact"]]
+        lines.append((f"`{name}`", exact, f"{row['n']}, {row['nfe']}{settings}", *figures))
+    return text + table(head, lines) + f"\nMade by `{kept['command']}`.\n\n"
+
+
 def inverse_digits_page() -> str:
     """The stored run of benchmarks/inverse_digits.py."""
     kept = stored("inverse_digits.json")
