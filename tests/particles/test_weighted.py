@@ -168,6 +168,25 @@ def test_the_best_of_a_group_fills_it(one, plan):
     assert all(len(group.unique()) == 1 for group in last.x_t.view(3, 4))
 
 
+def test_one_of_several_children_in_every_row_has_the_tilted_law(path, quick):
+    """Data N(0, 1) and r = x: what is yet to come is the same for all children, and N(1, 1) is the law of many of them."""
+    den, groups = rg.oracles.Gaussian(path, torch.zeros(1), 1.0), 300
+    rows = ps.ask_first(rg.plan("euler_maruyama", path, nfe=60, grid="log_snr"))  # few rows of ddpm have too little noise
+
+    def drawn(children, scheme):
+        particles = ps.Weighted(children, lambda data, t: data[:, 0], scheme=scheme, threshold=1.0)
+        x = rg.sample(den, rows, n=groups * children, noise=quick, particles=particles).view(groups, children)
+        assert torch.equal(x, x[:, :1].expand_as(x))
+        return x[:, 0].double()
+
+    error = groups**-0.5
+    assert abs(float(drawn(1, "one").mean())) < 3 * error
+    many = drawn(16, "one")
+    assert abs(float(many.mean()) - 1.0) < 3 * error
+    assert abs(float(many.var()) - 1.0) < 3 * 2**0.5 * error
+    assert drawn(16, "best").mean() > 1.0 + 3 * error  # the best child has another law
+
+
 def test_tempering_keeps_the_size_and_ends_at_the_whole_potential(one, plan):
     strong = ps.Potential(lambda data, t: 200.0 * liking(data, t), tempering=0.6)
     seen = states(one, plan, 200, particles=ps.Weighted(200, strong, threshold=0.0, last=False))

@@ -10,6 +10,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from retrograde import systems
 from retrograde.errors import BadValue, ShapeError, UnknownName
 from retrograde.particles.weights import tempered
 
@@ -101,3 +102,47 @@ class Potential:
             left[_GAIN] = gain
             total = before + gain
         return total - before, {_HELD: total, **left}
+
+
+systems.register(
+    systems.System(
+        title="A General Framework for Inference-time Scaling and Steering of Diffusion Models",
+        authors=(
+            "Raghav Singhal",
+            "Zachary Horvitz",
+            "Ryan Teehan",
+            "Mengye Ren",
+            "Zhou Yu",
+            "Kathleen McKeown",
+            "Rajesh Ranganath",
+        ),
+        year=2025,
+        arxiv="2501.06848",
+        home="search",
+        call="rg.particles.Weighted(16, rg.particles.Potential(function, scale=10.0, form='max'))",
+        test="tests/particles/test_weighted.py::test_particles_with_a_potential_have_the_tilted_law",
+    )
+)
+systems.register(
+    systems.System(
+        title=("Derivative-Free Guidance in Continuous and Discrete Diffusion Models with Soft Value-Based Decoding"),
+        authors=(
+            "Xiner Li",
+            "Yulai Zhao",
+            "Chenyu Wang",
+            "Gabriele Scalia",
+            "Gokcen Eraslan",
+            "Surag Nair",
+            "Tommaso Biancalani",
+            "Shuiwang Ji",
+            "Aviv Regev",
+            "Sergey Levine",
+            "Masatoshi Uehara",
+        ),
+        year=2024,
+        arxiv="2408.08252",
+        home="search",
+        call="rg.particles.Weighted(16, potential, scheme='one', threshold=1.0)",
+        test="tests/particles/test_weighted.py::test_one_of_several_children_in_every_row_has_the_tilted_law",
+    )
+)

@@ -39,7 +39,7 @@ class Weighted:
         count: particles of a group, K.
         potential: a `Potential`, or a function of data means and path time that is one of scale 1; None for none.
         scheme: "systematic", "stratified", "residual", "multinomial"; "one" fills a group with one of its particles drawn by
-            weight, "best" with the heaviest.
+            weight, "best" with the heaviest: with threshold=1, a group is one sample and K children in every row (SVDD).
         threshold: resample below this share of the effective sample size; 1 in every row in which weights differ, 0 never.
         low, high: resample at noise levels low <= sigma <= high alone; weights gather elsewhere.
         last: whether to resample after the last row; else samples come with `log_weights(state)`.
