@@ -9,8 +9,8 @@ evaluations for a run and the same seeds; "evaluations" is what the ledger says 
     python benchmarks/noise_search.py [SEARCHES] [MODEL] [NAMES]
 
 writes benchmarks/results/noise_search.json and docs/images/noise_search.png; of the model "digits", whose network takes
-twelve times as long, benchmarks/results/noise_search_digits.json alone. NAMES, between commas, are the searches to run. With
-the one word "draw" it draws what is stored.
+twelve times as long, benchmarks/results/noise_search_digits.json alone. NAMES, between commas, are the searches to run; of
+the small model the others are kept as they are stored. With the one word "draw" it draws what is stored.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 import retrograde as rg
 from retrograde.quality import frechet_distance, precision_recall
+from retrograde.state import Ledger
 from retrograde.train.classify import accuracy
 
 ROOT = Path(__file__).parents[1]
@@ -68,6 +69,25 @@ def steered(den: Any, plan: Any, verifier: Any, n: int, draws: int) -> Any:
     return rg.search.Found(chosen, verdicts[torch.arange(n), best], None, (), ledger)
 
 
+def learned(den: Any, plan: Any, verifier: Any, n: int, budget: int) -> Any:
+    """A policy of starts for each class (FIND), learned with what its searches have left beside a run each."""
+    parts, ledger = [], Ledger()
+    for k in range(min(10, n)):
+        own = torch.arange(k, n, 10)
+        rounds = max(2, budget // 16)
+        batch = len(own) * (budget // ROW - 1) // rounds
+        policy = rg.search.learn(
+            den, plan, lambda x, i, k=k: verifier(x, torch.full((len(x),), k)), rounds=rounds, batch=batch, seed=k
+        )
+        made = rg.sample(den, plan, x=policy.starts(len(own), seed=1000 + k))
+        parts.append((own, made))
+        ledger.count({"policy": (policy.ledger.nfe + ROW * len(own)) / n}, 0.0)
+        ledger.verdicts += policy.ledger.verdicts / n
+    order = torch.cat([own for own, _ in parts]).argsort()
+    samples = torch.cat([made for _, made in parts])[order]
+    return rg.search.Found(samples, verifier(samples, torch.arange(n))[:, None].double(), None, (), ledger)
+
+
 def searches(den: Any, verifier: Any, n: int) -> dict[str, Callable[[int], Any]]:
     """Return every search as a function of its budget."""
     search, path = rg.search, den.path
@@ -105,6 +125,7 @@ def searches(den: Any, verifier: Any, n: int) -> dict[str, Callable[[int], Any]]
         "without rolling": force(noisy, roll=False),
         "steered particles": lambda budget: steered(den, noisy, verifier, n, budget // ROW),
         "ascent": climb,
+        "learned starts": lambda budget: learned(den, ddim, torch.no_grad()(verifier), n, budget),
     }
 
 
@@ -127,7 +148,8 @@ def main(n: int, model: str, names: str) -> None:
     def verifier(x: Tensor, numbers: Tensor) -> Tensor:
         return torch.log_softmax(network(x), 1)[torch.arange(len(x)), targets[numbers]]
 
-    found: dict[str, list[dict[str, float]]] = {}
+    kept = json.loads(RESULTS.read_text(encoding="utf-8")) if names and model == "digits8-flow" else {}
+    found: dict[str, list[dict[str, float]]] = kept.get("found", {})
     for name, search in searches(den, verifier, n).items():
         if names and name not in names.split(","):
             continue
@@ -149,14 +171,18 @@ def main(n: int, model: str, names: str) -> None:
             }
             found[name].append({key: round(value, 4) for key, value in row.items()})
             print(name, found[name][-1], flush=True)
-    written = {
-        "command": f"python benchmarks/noise_search.py {n} {model}" + (f" {names!r}" if names else ""),
-        "machine": f"{platform.system()} {platform.machine()}, torch {torch.__version__}",
-        "seconds": round(time.process_time() - started),
-        "searches": n,
-        "judge": round(accuracy(judge, *tested), 4),
-        "found": found,
-    }
+    written = (
+        kept | {"found": found}
+        if kept
+        else {
+            "command": f"python benchmarks/noise_search.py {n} {model}" + (f" {names!r}" if names else ""),
+            "machine": f"{platform.system()} {platform.machine()}, torch {torch.__version__}",
+            "seconds": round(time.process_time() - started),
+            "searches": n,
+            "judge": round(accuracy(judge, *tested), 4),
+            "found": found,
+        }
+    )
     file = RESULTS if model == "digits8-flow" else RESULTS.with_stem(f"{RESULTS.stem}_{model}")
     file.write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
     if file == RESULTS:
@@ -174,7 +200,7 @@ def draw(found: dict[str, list[dict[str, float]]]) -> None:
     for i, (name, rows) in enumerate(found.items()):
         style = {"color": "black", "linewidth": 2.5} if name == "best-of-N" else {"color": f"C{i % 10}", "linewidth": 1.2}
         for axis, key in zip(axes, ("success", "frechet"), strict=True):
-            axis.plot([r["evaluations"] for r in rows], [r[key] for r in rows], marker="o.sv^<>dxP"[i], label=name, **style)
+            axis.plot([r["evaluations"] for r in rows], [r[key] for r in rows], marker="o.sv^<>dxP*"[i], label=name, **style)
             axis.set(xscale="log", xlabel="evaluations for each search")
             axis.set_xticks([], minor=True)
             axis.set_xticks(BUDGETS, [str(budget) for budget in BUDGETS])
