@@ -28,6 +28,7 @@ from retrograde.train.observed import Observed, observed, observed_loss, signals
 from retrograde.train.pairs import degraded
 from retrograde.train.regenerate import regeneration_loss
 from retrograde.train.run import export, run
+from retrograde.train.scale import easier_target_loss
 from retrograde.train.select import Selected, mixed_loss, select_objective
 from retrograde.train.structure import structure, structured_noise
 
@@ -49,6 +50,7 @@ __all__ = [
     "Uniform",
     "controlled",
     "degraded",
+    "easier_target_loss",
     "export",
     "fit",
     "fit_exits",

@@ -21,6 +21,7 @@ def regeneration_loss(
     eps: Tensor,
     share: float = 0.5,
     frozen: bool = False,
+    measure: str | None = None,
 ) -> Tensor:
     """Return the loss of a predictor D and of a denoiser whose anchor is what D makes of y, for every item.
 
@@ -40,6 +41,7 @@ def regeneration_loss(
     Args:
         share: weight of the estimate's own error, in [0, 1].
         frozen: leave the predictor alone: no gradient reaches it.
+        measure: the quantity whose error the second part takes, as in `loss`; "noise" is published.
 
     Raises:
         BadValue: a share outside [0, 1], or a denoiser with several conditions.
@@ -60,7 +62,7 @@ def regeneration_loss(
     estimate = estimate.detach() if frozen else estimate
     told = dict.fromkeys(denoiser.conditions, y)
     missed = (estimate - x_0).square().flatten(1).mean(1)
-    return 0.5 * share * missed + 0.5 * (1.0 - share) * loss(denoiser, x_0, t, eps, told, anchor=estimate)
+    return 0.5 * share * missed + 0.5 * (1.0 - share) * loss(denoiser, x_0, t, eps, told, measure, estimate)
 
 
 systems.register(
