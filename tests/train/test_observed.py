@@ -94,3 +94,62 @@ def test_mistakes_are_mended():
         train.observed_loss(den, torch.zeros(3), torch.zeros(3, 1), (y, phi), (y, phi), (y, phi))
     with pytest.raises(BadType, match="Observed"):
         train.signals(rg.Denoiser(lambda x, t: x, PATH, "data", (2,)), rg.plan("ddim", PATH, nfe=2), y, phi, phi)
+
+
+class Learned(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        sizes = (4 + 4 + 4 + 4 + 2, 128, 128, 128, 4)
+        layers = [torch.nn.Linear(i, o) for i, o in zip(sizes, sizes[1:], strict=False)]
+        self.body = torch.nn.Sequential(*[m for one in layers[:-1] for m in (one, torch.nn.SiLU())], layers[-1])
+
+    def forward(self, x_t, t, context, seen, asked):
+        context, seen, asked = (one.to(x_t) for one in (context, seen, asked))
+        placed = [torch.einsum("nmd,nm->nd", rows, y) for rows, y in ((asked, x_t), (seen, context))]
+        level = torch.stack([t, t.log() / 3.0], 1).to(x_t)
+        made = self.body(torch.cat([*placed, asked.sum(1), seen.sum(1), level], 1))
+        # what the context says of the signal is kept exactly, the network adds what it leaves open
+        return made + torch.einsum("nmd,nm->nd", seen, context - observe(made, seen))
+
+
+SIGNS = torch.tensor([[s, s, r, r] for s in (-1.2, 1.2) for r in (-1.2, 1.2)], dtype=DOUBLE)
+PAIRS = rg.oracles.GaussianMixture(PATH, SIGNS, 0.1)
+"""Numbers 0 and 1 share a sign, and so do 2 and 3: of a pair alone the other sign stays open."""
+
+
+def two_of_four(n, generator):
+    """Rows of the identity: which two numbers are seen, [n, 2, 4]."""
+    return torch.eye(4)[torch.rand(n, 4, generator=generator).argsort(1)[:, :2]]
+
+
+def learned(steps=1500, batch=256):
+    torch.manual_seed(0)
+    g, network = torch.Generator().manual_seed(1), Learned()
+    den = train.observed(network, observe, PATH, torch.zeros(2), torch.zeros(2, 4))
+    optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    pool = PAIRS.sample(20000, 7).float()
+    for _ in range(steps):
+        S = pool[torch.randint(len(pool), (batch,), generator=g)]
+        pairs = [(observe(S, rows), rows) for rows in (two_of_four(batch, g) for _ in range(3))]
+        t = 0.001 + 0.999 * torch.rand(batch, generator=g).square()
+        optimizer.zero_grad()
+        train.observed_loss(den, t, torch.randn(batch, 2, generator=g), *pairs).mean().backward()
+        optimizer.step()
+        schedule.step()
+    return den
+
+
+@pytest.mark.slow
+def test_it_is_learned_from_observations_alone():
+    """Of two numbers the other two are drawn, with both signs: nearer than the best single estimate and than the prior."""
+    den, n, seen, other = learned(), 400, torch.eye(4)[:2], torch.eye(4)[2:]
+    context = torch.tensor([1.1, 1.4]).expand(n, 2)
+    asked = other.expand(n, 2, 4)
+    made = train.signals(den, rg.plan("ddim", PATH, nfe=40), context, seen.expand(n, 2, 4), asked, noise=Bulk).double()
+    assert float((made[:, :2] - context).abs().max()) < 1e-4
+    posterior = PAIRS.posterior(seen.double(), context[0].double(), 1e-3)
+    draws = posterior.sample(n, 1).double()
+    single, free = posterior.moments()[0].expand(n, 4), PAIRS.sample(n, 3).double()
+    ours, *others = (sliced_wasserstein(x, draws, p=2, slices=50).value for x in (made, single, free))
+    assert ours < 0.4 * min(others)
