@@ -1,5 +1,6 @@
 """Regions with prompts of their own, on a UNet of diffusers with random weights in which every layer matters."""
 
+import dataclasses
 import importlib.util
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from torch import nn
 
 import retrograde as rg
 from retrograde.errors import BadType, BadValue, ShapeError
+from retrograde.run import run
 
 pytestmark = pytest.mark.diffusers
 GLOBAL, FIRST, SECOND = torch.randn(3, 4, 12, generator=torch.Generator().manual_seed(1))
@@ -97,6 +99,22 @@ def test_weights_are_a_column_of_the_plan_and_can_be_learned(den):
     (slope,) = torch.autograd.grad(guided.predict(x, 0.5, {"text": text}, {"regions": weight}).noise.square().sum(), weight)
     ends = [guided.predict(x, 0.5, {"text": text}, {"regions": [0.3 + h]}).noise.square().sum() for h in (0.05, -0.05)]
     assert float(slope) == pytest.approx(float(ends[0].detach() - ends[1].detach()) / 0.1, rel=0.02)
+
+
+def test_the_gradient_of_a_column_by_checkpoints_is_that_of_the_whole_graph(den):
+    """Weights of every row, through a run of two: recomputed row by row, as the authors do, or kept."""
+    plan, guided = rg.plan("ddim", den.path, nfe=2), rg.guide.regions(den, [FIRST], WHOLE, [0.0])
+    slopes = []
+    for how in ("unroll", "checkpoint"):
+        weights = torch.tensor([[0.3], [0.6]], requires_grad=True)
+        knobs = [{"regions": weights[k]} if row.time is not None else {} for k, row in enumerate(plan.rows[:2])]
+        rows = [dataclasses.replace(row, knobs=knob) for row, knob in zip(plan.rows, [*knobs, *[{}] * 9], strict=False)]
+        x = torch.randn(1, 1, 8, 16, generator=torch.Generator().manual_seed(3))
+        column = dataclasses.replace(plan, rows=tuple(rows), report=None)
+        *_, last = run(column, guided, x, condition={"text": GLOBAL[None]}, gradient=how)
+        slopes.append(torch.autograd.grad(last.x_t.square().sum(), weights)[0])
+    assert slopes[0].abs().min() > 0.0
+    assert torch.allclose(*slopes, rtol=1e-4)
 
 
 def test_prompts_of_a_pipeline_are_texts():
