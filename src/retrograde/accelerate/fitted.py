@@ -91,6 +91,10 @@ def _around(place: Place, size: int) -> Iterator[Place]:
             yield moved, column
 
 
+def _reused(plan: Plan) -> int:
+    return sum(1 for row in plan.rows if row.knobs.get(REUSE))
+
+
 def _columns(full: int, reused: int) -> list[Column]:
     """Return columns to begin with: full evaluations spread evenly, all at the beginning, all but the first at the end."""
     count = full + reused
@@ -222,24 +226,9 @@ class ReuseFit:
 
     def plan(self, budget: float) -> Plan:
         """Return the fitted plan of a budget."""
-        n = self.effort.search
-        condition = {name: value[:n] for name, value in self.fitter.condition.items()}
-        small = dataclasses.replace(self.fitter, teacher=self.fitter.teacher.part(slice(0, n)), condition=condition)
-        surrogate, size = Surrogate.of(small), len(small.teacher.times)
-        found: list[tuple[float, bool, Plan]] = []
-        for full, reused in shares(budget, self.share):
-            if full + reused > size:
-                continue
-            tried = (
-                descend(surrogate, one, size) for one in starts(small.teacher, full + reused, self.effort.starts, self.seed)
-            )
-            levels = min(tried, key=lambda pair: pair[1])[0]
-            column = [(levels, column) for column in _columns(full, reused)]
-            place = _Search(small).best(column, self.effort.candidates)
-            error, plan = self.select(place)
-            found.append((error, reused == 0, plan))
-        error, _, plan = min(found, key=lambda entry: entry[0])
-        reused = sum(1 for row in plan.rows if row.knobs.get(REUSE))
+        found = self.plans(budget)
+        error, plan = found[0]
+        reused = _reused(plan)
         errors = self.held_out.errors(plan).double()
         report = {
             "returned": "fitted",
@@ -249,11 +238,27 @@ class ReuseFit:
             "reused": reused,
             "validation_error": error,
             "error": float(errors.mean().sqrt()),
-            "alone": min((other for other, plain, _ in found if plain), default=math.nan),
-            "reusing": min((other for other, plain, _ in found if not plain), default=math.nan),
+            "alone": next((other for other, one in found if not _reused(one)), math.nan),
+            "reusing": next((other for other, one in found if _reused(one)), math.nan),
         }
         provenance = {"tuner": "closed form, on policy, with reuse", "budget": budget, "seed": self.seed}
         return dataclasses.replace(plan, report=report, provenance={**plan.provenance, **provenance})
+
+    def plans(self, budget: float) -> list[tuple[float, Plan]]:
+        """Return the fits of all that a budget pays for, each with its validation error, best first."""
+        n = self.effort.search
+        condition = {name: value[:n] for name, value in self.fitter.condition.items()}
+        small = dataclasses.replace(self.fitter, teacher=self.fitter.teacher.part(slice(0, n)), condition=condition)
+        surrogate, size = Surrogate.of(small), len(small.teacher.times)
+        found: list[tuple[float, Plan]] = []
+        for full, reused in shares(budget, self.share):
+            if full + reused > size:
+                continue
+            begun = starts(small.teacher, full + reused, self.effort.starts, self.seed)
+            levels = min((descend(surrogate, one, size) for one in begun), key=lambda pair: pair[1])[0]
+            places = [(levels, column) for column in _columns(full, reused)]
+            found.append(self.select(_Search(small).best(places, self.effort.candidates)))
+        return sorted(found, key=lambda entry: entry[0])
 
     def select(self, place: Place) -> tuple[float, Plan]:
         """Return the fit on all items with the smallest validation error, and that error."""
