@@ -68,6 +68,9 @@ METHODS: dict[str, Call] = {
     "pnpdm": ("pnpdm", 100, {"rho": (4.0 * WIDTH, 0.1)}),
     "repaint": ("repaint", 100, {}),
     "reddiff": ("reddiff", 100, {}),
+    "stsl": ("stsl", 100, {}),
+    "sitcom": ("sitcom", 100, {}),
+    "steered": ("steered", 100, {}),
 }
 
 

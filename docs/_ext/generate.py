@@ -285,7 +285,8 @@ def inverse_page() -> str:
         "gradient through the network. No setting was tuned to these problems; the plan of `tds, fitted, 20` was fitted to "
         "others of their kind, `spread` of `pigdm` and `tds` is the "
         "standard deviation of the prior's coordinates, which papers scale to one, and the first `rho` of `pnpdm` is four "
-        "times that, while `dps`, `reddiff` and `daps` run at defaults meant for data of size one.\n\n"
+        "times that, while `dps`, `reddiff`, `daps`, `stsl`, `sitcom` and `steered` run at defaults meant for data of size "
+        "one.\n\n"
     )
     heads = ("method", "passes", *(f"d={d}, m={m}" for d, m in settings))
     for title, key in (
