@@ -56,3 +56,31 @@ def inverse_digits_page() -> str:
         figures += [f"{row['same_digit']:.2f}", f"{row['features']:.1f}", f"{row['misfit']:.2f}", f"{row['coverage']:.2f}"]
         lines.append((f"{row['task']} (`{row['operator']}`)", f"`{row['method']}`", *figures))
     return text + table(head, lines) + f"\nMade by `{kept['command']}`, one thread.\n"
+
+
+def universal_page() -> str:
+    """The stored run of benchmarks/universal.py."""
+    kept = stored("universal.json")
+    text = (
+        "# One fit for all budgets and guidance weights\n\nError of the plans of a universal fit on held-out noise (root "
+        "mean square distance to the end points of a fine solver, per element), and in brackets its ratio to that of a fit of "
+        "`tune` for exactly that weight and budget. The weights lie between those that were fitted (1, 2, 4, 8): the "
+        "coefficients are interpolated.\n\n"
+    )
+    for model, fit in kept["fits"].items():
+        rows = {(row["weight"], row["nfe"]): row for row in kept["rows"] if row["model"] == model}
+        budgets, weights = (sorted({key[place] for key in rows}) for place in (1, 0))
+        lines = []
+        for nfe in budgets:
+            cells = [rows.get((weight, nfe)) for weight in weights]
+            shown = [f"{c['universal']:.3g} ({c['universal'] / c['own']:.2f})" if c else "" for c in cells]
+            lines.append((str(nfe), *shown))
+        near = sum(row["universal"] <= 1.1 * row["own"] for row in rows.values())
+        own = sum(row["evaluations"] for row in rows.values())
+        text += (
+            f"## `{model}`\n\n{table(('evaluations', *(f'weight {weight:g}' for weight in weights)), lines)}\n{near} of "
+            f"{len(rows)} are within a tenth of their own fit; {fit['items']} items. The universal fit (all budgets from 3 "
+            f"to 16 at four weights) took {fit['evaluations']:,} evaluations over all items, the {len(rows)} fits beside it "
+            f"{own:,}.\n\n"
+        )
+    return text + f"Made by `{kept['command']}`, one thread.\n"
