@@ -63,8 +63,8 @@ def universal_page() -> str:
     kept = stored("universal.json")
     text = (
         "# One fit for all budgets and guidance weights\n\nError of the plans of a universal fit on held-out noise (root "
-        "mean square distance to the end points of a fine solver, per element), and in brackets its ratio to that of a fit of "
-        "`tune` for exactly that weight and budget. The weights lie between those that were fitted (1, 2, 4, 8): the "
+        "mean square distance to the end points of a fine solver, per element), and in brackets its ratio to that of a fit "
+        "of `tune` for exactly that weight and budget. The weights lie between those that were fitted (1, 2, 4, 8): the "
         "coefficients are interpolated.\n\n"
     )
     for model, fit in kept["fits"].items():
