@@ -60,7 +60,7 @@ def main() -> None:
     kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"rows": [], "fits": {}}
     kept |= {"python": platform.python_version(), "torch": torch.__version__, "retrograde": rg.__version__}
     kept["fits"][given.model] = {"items": given.items, **fit.report}
-    kept["command"] = " ".join(["python", "benchmarks/universal.py", *sys.argv[1:]])
+    command = " ".join(["python", "benchmarks/universal.py", *sys.argv[1:]])
     for weight in given.weights:
         guided, items = rg.guide.cfg(rg.load(given.model), weight=weight), range(FIRST, FIRST + given.items)
         condition = prepare_condition(guided, labels(given.items, 0), given.items)
@@ -71,7 +71,7 @@ def main() -> None:
             if any(key.items() <= row.items() for row in kept["rows"]):
                 continue
             own = rg.tune(guided, nfe, seed=1, condition=labels)
-            row = key | {"recipe": own.recipe, "evaluations": own.report["evaluations"]}
+            row = key | {"recipe": own.recipe, "evaluations": own.report["evaluations"], "command": command}
             for name, plan in (("universal", fit.plan(nfe, weight)), ("own", own)):
                 error = paired_error(reference.run(plan), end)
                 row |= {name: error.rms.value, f"{name} median": error.median.value}

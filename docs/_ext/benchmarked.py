@@ -83,4 +83,5 @@ def universal_page() -> str:
             f"to 16 at four weights) took {fit['evaluations']:,} evaluations over all items, the {len(rows)} fits beside it "
             f"{own:,}.\n\n"
         )
-    return text + f"Made by `{kept['command']}`, one thread.\n"
+    commands = sorted({row["command"] for row in kept["rows"]})
+    return text + "Made by `" + "`, `".join(commands) + "`, one thread.\n"
