@@ -100,3 +100,6 @@ def test_mistakes_are_explained(den):
         rg.accelerate.fit_reuse(den, 3.0)
     with pytest.raises(BadValue, match="one of them"):
         rg.accelerate.fit_reuse(rg.accelerate.deepcache(den))
+    for nothing in ({"budget": 0.0}, {"error": 0.0}):
+        with pytest.raises(BadValue, match="one of them"):
+            rg.accelerate.fit_reuse(rg.accelerate.deepcache(den), **nothing)

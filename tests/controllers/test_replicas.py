@@ -119,6 +119,16 @@ def test_samples_are_data_means_of_the_least_level():
     assert torch.equal(fewer.states, found.states[:2])
 
 
+def test_the_condition_is_that_of_walk_and_means():
+    """Of two labels, one mode each: every sample is the data mean under its group's label."""
+    den = rg.oracles.GaussianMixture(PATH, torch.tensor([[-1.0], [1.0]]), 0.04, labels=[0, 1])
+    found = parallel_tempering(den, LEVELS, POSTERIOR, 2, draws=2, skip=2, burn_in=2, every=0, condition=[0, 1])
+    low = found.states[:, :, 0]
+    for label in (0, 1):
+        assert torch.allclose(found.samples[label], den(low[label], 0.1, label=[label, label]).data)
+    assert float(found.samples[0].max()) < 0.0 < float(found.samples[1].min())
+
+
 def test_groups_do_not_hang_on_the_batch_and_a_run_is_a_table():
     x = drawn(3).flatten(0, 1)
     walk = Replicas(LEVELS, POSTERIOR, 0.1, Noise.first(12, 3))

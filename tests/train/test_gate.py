@@ -78,7 +78,8 @@ def test_the_gate_alone_learns_and_goes_on_where_it_is():
     gate = trained.gate
     assert isinstance(gate, rg.guide.Aggregator)
     longer = fit_gate(trained, images, labels, steps=1, batch=4, rate=0.0)
-    assert longer.gate is gate
+    assert longer.gate is not gate
+    assert torch.equal(longer(x, 0.5, label=1).value, trained(x, 0.5, label=1).value)
     each = trained(x, torch.tensor([0.5, 0.2]), label=1).value
     assert torch.allclose(each[0], trained(x[:1], 0.5, label=1).value[0], atol=1e-5)
 

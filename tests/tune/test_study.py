@@ -1,6 +1,5 @@
 """Searches by optuna: what they find, keep and share."""
 
-import subprocess
 import sys
 
 import pytest
@@ -64,15 +63,27 @@ def test_choices_that_do_not_go_together_are_left_out(mixture, score):
         study(lambda trial: rg.plan("ddim", mixture, nfe=0), score, 3)
 
 
-def test_without_optuna_the_message_names_the_extra():
-    """In a process of its own, which cannot import it."""
-    code = (
-        "import sys; sys.modules['optuna'] = None\n"
-        "from retrograde.errors import MissingExtra\n"
-        "from retrograde.tune import study\n"
-        "try: study(None, None)\n"
-        "except MissingExtra as error: print(error)\n"
-    )
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert "retrograde[tune]" in said
-    assert issubclass(MissingExtra, ImportError)
+def test_a_file_of_another_search_is_refused(mixture, score, tmp_path):
+    study(published(mixture, 4, ("ddim",), ("karras",)), score, 3, journal=tmp_path / "four.log")
+    for other in (published(mixture, 6, ("ddim",), ("karras",)), published(mixture, 4, ("dpmpp_2m",), ("log_snr",))):
+        with pytest.raises(BadValue, match="another|other plans"):
+            study(other, score, 6, journal=tmp_path / "four.log")
+
+
+def test_a_search_that_goes_on_does_not_repeat_itself(mixture, score, tmp_path):
+    asked = []
+    counted = lambda plan: asked.append(plan.times) or score(plan)  # noqa: E731
+    for trials in (3, 6):
+        study(published(mixture, 4, ("ddim",), ("karras",)), counted, trials, journal=tmp_path / "four.log")
+    assert len(set(asked)) == 6
+
+
+def test_scores_that_are_no_numbers_end(mixture):
+    with pytest.raises(BadValue, match="finite scores"):
+        study(published(mixture, 3), lambda plan: float("nan"), 4)
+
+
+def test_without_optuna_the_message_names_the_extra(mixture, score, monkeypatch):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(MissingExtra, match=r"retrograde\[tune\]"):
+        study(published(mixture, 3), score)

@@ -160,6 +160,7 @@ def test_the_report_says_how_far_the_reference_itself_is_off(mixture):
     assert truth < plan.report["reference_error"] < 10 * truth
 
 
+@pytest.mark.slow
 def test_corrections_learn_what_rows_leave():
     den = rg.load("digits8-flow")
     held_out = Reference(den, range(96), 11, teach(den, 96, 11, levels=64, keep=()).end)

@@ -104,6 +104,9 @@ def test_a_blend_does_what_both_do(fitted):
     assert mixed.rows[2].outputs[0] == pytest.approx(0.7 * one.rows[2].outputs[0] + 0.3 * other.rows[2].outputs[0])
     with pytest.raises(PlanError, match="same levels"):
         blend(one, fitted.plan(2, 2.0), 0.5)
+    again = dataclasses.replace(other.rows[1], renoise=True)
+    with pytest.raises(PlanError, match="same levels"):
+        blend(one, dataclasses.replace(other, rows=(other.rows[0], again, *other.rows[2:])), 0.5)
 
 
 def test_bad_input(labelled, fitted):

@@ -165,7 +165,8 @@ def fit_reuse(
             "a policy inside whose rows reuse",
             "fit_reuse(rg.accelerate.deepcache(denoiser), budget=6)",
         )
-    if (budget is None) == (error is None) or not (budget or 1.0) >= 1.0 or not (error or 1.0) > 0.0:
+    fair = (budget is None or budget >= 1.0) and (error is None or error > 0.0)
+    if (budget is None) == (error is None) or not fair:
         raise BadValue(f"budget={budget}, error={error}", "one of them: a budget >= 1 or an error > 0", "budget=6")
     if isinstance(effort, str) and effort not in EFFORTS:
         raise UnknownName("effort", effort, EFFORTS)

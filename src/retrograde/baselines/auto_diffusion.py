@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from os import PathLike
 from typing import Any
@@ -14,9 +15,12 @@ from retrograde.baselines.gits import FIRST_ITEM, one_evaluation
 from retrograde.denoisers import AbstractDenoiser, prepare_condition
 from retrograde.errors import BadValue
 from retrograde.plan import Plan
+from retrograde.run import NonFinite
 from retrograde.tune.contest import Reference
+from retrograde.tune.effort import EFFORTS
 from retrograde.tune.journal import Journal
 from retrograde.tune.teacher import Progress, levels_of, teach
+from retrograde.tune.tuner import Job
 
 Score = Callable[[Plan], float]
 """What is searched for, the smaller the better: a Frechet distance of samples, or a distance to a fine solver's."""
@@ -54,7 +58,8 @@ def auto_diffusion(
         blocks: how many the network has (`len(rg.sites.find(network).blocks)`), where some are left out; the denoiser is
             then one of `rg.accelerate.skip_blocks`.
         skipped: how many of the nfe x blocks are left out.
-        journal: a folder for the scores, so that an interrupted search goes on; removed at the end.
+        journal: a folder for the scores, so that an interrupted search goes on; removed at the end. A score of your own
+            wants a folder of its own.
 
     Returns:
         The plan; its report has the "score", that of the even levels it began with, and how many plans were "tried".
@@ -73,14 +78,15 @@ def auto_diffusion(
         mend = "auto_diffusion(rg.accelerate.skip_blocks(denoiser), nfe, blocks=12, skipped=10)"
         raise BadValue(given, "fewer than there are, by a denoiser that leaves out blocks", mend)
     given, evaluations = distance(denoiser, n, seed, condition) if score is None else (score, 0)
-    question = ["auto_diffusion", denoiser.path.fingerprint, denoiser.name, nfe, recipe, seed, times, blocks, skipped]
-    book, tell = Journal(journal, question), progress or (lambda stage, part: None)
+    tell = progress or (lambda stage, part: None)
+    space = recipe, times, blocks, skipped
+    book = opened(journal, denoiser, nfe, seed, n, condition, "auto_diffusion", score is None, *space)
 
     def made(chosen: Subset, left_out: Subset) -> Plan:
         return without(recipes.plan(recipe, denoiser, grid=[times[k] for k in chosen]), left_out, blocks)
 
     def scored(chosen: Subset, left_out: Subset) -> float:
-        return book.value(f"{chosen} without {left_out}", lambda: float(given(made(chosen, left_out))))
+        return book.value(f"{chosen} without {left_out}", lambda: finite(given, made(chosen, left_out)))
 
     even = tuple(i * len(times) // nfe for i in range(nfe))
     found = evolve(
@@ -99,6 +105,25 @@ def auto_diffusion(
     plan = made(best, left_out)
     provenance = {**plan.provenance, "tuner": "auto_diffusion", "nfe": nfe, "seed": seed}
     return dataclasses.replace(plan, report=report, provenance=provenance)
+
+
+def opened(
+    journal: str | PathLike[str] | None, denoiser: AbstractDenoiser, nfe: int, seed: int, n: int, condition: Any, *more: Any
+) -> Journal:
+    """Return the journal of a search: what decides its scores is the question, and the network's answer to noise."""
+    if journal is None:
+        return Journal()
+    job = Job(denoiser, nfe, seed, EFFORTS["seconds"], condition, lambda stage, part: None, "cpu")
+    return job.opened(journal, prepare_condition(denoiser, condition, n), n, *more)
+
+
+def finite(score: Score, plan: Plan) -> float:
+    """Return the score of a plan; infinity where the network or the score is not finite there."""
+    try:
+        value = float(score(plan))
+    except NonFinite:
+        return math.inf
+    return value if math.isfinite(value) else math.inf
 
 
 def distance(denoiser: AbstractDenoiser, n: int, seed: int, condition: Any) -> tuple[Score, int]:

@@ -11,14 +11,13 @@ from typing import Any
 import torch
 
 from retrograde import systems
-from retrograde.baselines.auto_diffusion import Score, distance
+from retrograde.baselines.auto_diffusion import Score, distance, finite, opened
 from retrograde.baselines.programs import Schedule, child, first
 from retrograde.baselines.ranking import ranked
 from retrograde.denoisers import AbstractDenoiser
 from retrograde.errors import BadValue
 from retrograde.plan import Plan
 from retrograde.recipes.recipe import level
-from retrograde.tune.journal import Journal
 from retrograde.tune.teacher import Progress, levels_of
 
 
@@ -71,7 +70,7 @@ def s3(
         score: see `auto_diffusion`.
         levels: how many levels the plan's are chosen from; the first and the last are in every plan, which ends at the last.
         predictor: whether a predictor chooses from the pool.
-        journal: a folder for the scores, so that an interrupted search goes on; removed at the end.
+        journal: see `auto_diffusion`.
 
     Raises:
         BadValue: fewer levels than the plan has.
@@ -84,8 +83,8 @@ def s3(
     if not 1 <= nfe < len(times):
         raise BadValue(f"nfe={nfe}", f"1 to {len(times) - 1}, the levels to choose from less one", f"levels={2 * nfe}")
     given, evaluations = distance(denoiser, n, seed, condition) if score is None else (score, 0)
-    question = ["s3", path.fingerprint, denoiser.name, nfe, seed, times, dataclasses.asdict(rounds), predictor]
-    book, tell = Journal(journal, question), progress or (lambda stage, part: None)
+    tell, settled = progress or (lambda stage, part: None), dataclasses.asdict(rounds)
+    book = opened(journal, denoiser, nfe, seed, n, condition, "s3", score is None, times, settled, predictor)
     lams = [level(path, t).lam for t in times]
     scores: dict[Schedule, float] = {}
 
@@ -93,7 +92,7 @@ def s3(
         for schedule in schedules:
             if schedule not in scores and len(scores) < limit:
                 tell("schedules", len(scores) / rounds.trials)
-                value = book.value(str(schedule), lambda one=schedule: float(given(one.plan(denoiser, times))))
+                value = book.value(str(schedule), lambda one=schedule: finite(given, one.plan(denoiser, times)))
                 scores[schedule] = value
 
     scored(first(len(times), nfe, rounds.first, dice), rounds.first)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from retrograde.controllers.denoising_mcmc import Levels, Posterior, langevin, langevin_plan
-from retrograde.denoisers import AbstractDenoiser, AtOwnTimes, on_path
+from retrograde.denoisers import AbstractDenoiser, AtOwnTimes, on_path, prepare_condition
 from retrograde.errors import BadValue, ShapeError
 from retrograde.grids import karras
 from retrograde.noise import Noise
@@ -161,6 +161,8 @@ def parallel_tempering(
         groups, draws: groups side by side, and draws of each.
         skip: rows between two draws.
         every: rows between two exchanges; 0 for none.
+        condition: for all groups, or one for each; the replicas of a group share it, and `posterior` is that of the data
+            under it.
         x: where the replicas begin, [groups, levels, *shape]; samples of a quick plan, noised, if not given.
 
     Raises:
@@ -177,9 +179,11 @@ def parallel_tempering(
     path = EDM(sigma_min=float(levels.s[0]), sigma_max=float(levels.s[-1]))
     asked = AtOwnTimes(on_path(denoiser, path))
     n, noise = groups * count, Noise(seed, range(groups * count))
+    told = prepare_condition(asked, condition, groups, device)
+    each = {name: value.repeat_interleave(count, 0) for name, value in told.items()}
     if x is None:
         quick = get("heun").compile(path, karras(path, 10))
-        *_, begun = steps(quick, asked, n, seed, condition=condition, dtype=dtype, device=device)
+        *_, begun = steps(quick, asked, n, seed, condition=each, dtype=dtype, device=device)
         s = levels.s.repeat(groups).reshape(-1, *(1,) * len(asked.shape)).to(begun.x_t)
         start = begun.x_t + s * noise.draw(asked.shape, _START, 0, dtype, begun.x_t.device)
     elif x.shape != (groups, count, *asked.shape):
@@ -190,7 +194,7 @@ def parallel_tempering(
     one = walk.begin()
     found, ledger = [], Ledger()
     rows = burn_in + draws * skip
-    for last in steps(walk.plan(rows), asked, x=start, seed=seed, condition=condition, controllers=[one]):
+    for last in steps(walk.plan(rows), asked, x=start, seed=seed, condition=each, controllers=[one]):
         done = last.index + 1 - burn_in
         if done > 0 and done % skip == 0:
             found.append(last.x_t[one.holders.to(last.x_t.device)])
@@ -198,7 +202,8 @@ def parallel_tempering(
     states = torch.stack(found, 1)
     low = states[:, :, 0].flatten(0, 1)
     with torch.no_grad():
-        means = asked(low, path.time_of_sigma(float(levels.s[0])))
+        drawn = {name: value.repeat_interleave(draws, 0) for name, value in told.items()}
+        means = asked.predict(low, path.time_of_sigma(float(levels.s[0])), drawn)
     spent = Ledger({name: count * share for name, share in ledger.evaluations.items()}, ledger.rows, ledger.seconds)
     spent.count({name: draws * share for name, share in means.evaluations.items()}, 0.0)
     samples = means.data.reshape(groups, draws, *asked.shape)

@@ -114,7 +114,8 @@ def fit(
         progress: called with a line about each better set.
 
     Raises:
-        BadValue: no examples.
+        BadValue: no examples, or a start, budget or setting that makes no plan.
+        NonFinite: the start itself diverges.
     """
     if not examples:
         raise BadValue("no examples", "one or more of (denoiser, measurement, draws)", "simulate some from your data")
@@ -122,13 +123,16 @@ def fit(
     def score(levels: Levels) -> float:
         total = 0.0
         for k, (denoiser, measurement, draws) in enumerate(examples):
-            try:
-                table = levels.plan(denoiser.path, nfe)
-                found = solve(denoiser, measurement, method, n, nfe, seed + k, noise=Bulk, plan=table, **settings)
-            except (NonFinite, BadValue):
-                return math.inf
+            table = levels.plan(denoiser.path, nfe)
+            found = solve(denoiser, measurement, method, n, nfe, seed + k, noise=Bulk, plan=table, **settings)
             total += energy_score(found.samples, draws)
         return total / len(examples)
+
+    def tried_score(levels: Levels) -> float:
+        try:
+            return score(levels)
+        except (NonFinite, BadValue):  # what the search tries need not make a plan; what it was given must
+            return math.inf
 
     begun = reached = score(start)
     best = start
@@ -137,7 +141,7 @@ def fit(
         for name, factor in factors.items():
             for way in (factor, 1.0 / factor):
                 tried = dataclasses.replace(best, **{name: getattr(best, name) * way})
-                found = score(tried)
+                found = tried_score(tried)
                 if found < reached:
                     best, reached = tried, found
                     if progress is not None:

@@ -65,6 +65,8 @@ def fit_exits(
         optimizer.param_groups[0]["lr"] = rate * (1.0 - step / steps)
         chosen = torch.randint(len(images), (batch,), generator=generator)
         t = drawn.sample(denoiser.path, batch, generator)
+        if denoiser.discrete is not None:
+            t = torch.tensor([denoiser.snap(one) for one in t.tolist()], dtype=t.dtype)
         eps = torch.randn((batch, *images.shape[1:]), generator=generator, dtype=images.dtype)
         few = {name: value[chosen] for name, value in told.items()}
         answers, doubts, y = answered(denoiser, made, images[chosen], t, eps, few, teacher)

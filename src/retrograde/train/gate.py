@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 
 import torch
@@ -63,6 +64,7 @@ def fit_gate(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             gate = Aggregator(keys, len(mixed.networks), width, path.t_max)
+    gate = copy.deepcopy(gate)  # the one that was given stays as it is
     trained = dataclasses.replace(mixed, gate=gate)
     learned = list(gate.parameters())
     optimizer = torch.optim.Adam(learned, lr=rate, betas=(0.9, 0.99))

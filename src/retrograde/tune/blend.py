@@ -16,10 +16,12 @@ def blend(one: Plan, other: Plan, share: float) -> Plan:
     """Return the plan whose coefficients are (1 - share) those of one plan and share those of the other.
 
     Raises:
-        PlanError: the plans differ in more than coefficients (levels, basis, length), or have corrections.
+        PlanError: the plans differ in more than coefficients (levels, basis, length), have corrections, or an anchor.
     """
     if one == other:
         return one
+    if one.path.anchored or any(row.correction is not None for row in (*one.rows, *other.rows)):
+        raise PlanError(f"{one.recipe} with corrections, or with an anchor", "rows of coefficients alone", "fit without")
     same = (one.path, one.basis, one.start, len(one)) == (other.path, other.basis, other.start, len(other))
     if not same or any(_bones(a) != _bones(b) for a, b in zip(one.rows, other.rows, strict=True)):
         raise PlanError(f"{one.recipe} and {other.recipe}", "two plans on the same levels", "fit both on common levels")
@@ -30,7 +32,7 @@ def blend(one: Plan, other: Plan, share: float) -> Plan:
 def _bones(row: Row) -> tuple[Any, ...]:
     """Return what rows must have in common."""
     kinds = [[isinstance(one, LinearMap) for one in part] for part in (row.states, row.outputs, row.noises)]
-    return row.time, row.next_time, row.network_time, kinds, dict(row.knobs), row.shift is None, row.correction
+    return row.time, row.next_time, row.network_time, kinds, dict(row.knobs), row.renoise, row.shift is None
 
 
 def _row(one: Row, other: Row, share: float) -> Row:

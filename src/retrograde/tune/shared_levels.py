@@ -13,6 +13,7 @@ from torch import Tensor
 from retrograde import recipes
 from retrograde.errors import BadValue
 from retrograde.plan import Plan
+from retrograde.run import NonFinite
 from retrograde.tune.contest import Reference, race
 from retrograde.tune.fit import Fitter
 from retrograde.tune.levels import Levels, Limited, OnPolicy, Surrogate, descend, starts
@@ -58,7 +59,10 @@ class Part:
 
     def measure(self, plan: Plan) -> tuple[Plan, float]:
         """Return a plan and its root mean square error on the validation items."""
-        return plan, _root(self.validation.errors(plan))
+        try:
+            return plan, _root(self.validation.errors(plan))
+        except NonFinite:
+            return plan, math.inf
 
     @property
     def evaluations(self) -> int:
@@ -143,4 +147,5 @@ def _mean(errors: Iterable[float]) -> float:
 
 
 def _root(squares: Tensor) -> float:
-    return float(squares.mean(dtype=torch.float64).sqrt())
+    root = float(squares.mean(dtype=torch.float64).sqrt())
+    return root if math.isfinite(root) else math.inf

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import math
 from collections.abc import Callable, Sequence
 from os import PathLike
 from pathlib import Path as File
@@ -52,14 +54,14 @@ def study(
         seed: of the sampler; processes that share a journal take one each.
         sampler: another one of optuna's (`CmaEsSampler` for numbers alone, `NSGAIISampler`, `RandomSampler`).
         journal: a file. A search that is called again goes on where it was, and processes that search with the same file
-            at the same time share their trials. It stays, for optuna's own tools to read.
+            at the same time share their trials. It stays, for optuna's own tools to read. Another score wants another file.
 
     Returns:
         The plan; its report has the "score", the "parameters" and how many "trials" were scored.
 
     Raises:
         MissingExtra: optuna is not installed.
-        BadValue: no trial gave a plan with a finite score.
+        BadValue: no trial gave a plan with a finite score, or the journal holds trials of other plans.
 
     Reference: Akiba, Sano, Yanase, Ohta and Koyama, Optuna, 2019, arXiv 1907.10902.
     """
@@ -70,29 +72,51 @@ def study(
     if journal is not None:
         backend = optuna.storages.journal.JournalFileBackend(str(File(journal)))
         storage = optuna.storages.JournalStorage(backend)
-    chosen = sampler or optuna.samplers.TPESampler(seed=seed)
-    search = optuna.create_study(storage=storage, study_name="retrograde", sampler=chosen, load_if_exists=True)
+    search = optuna.create_study(storage=storage, study_name="retrograde", sampler=sampler, load_if_exists=True)
     done = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
+    known = search.get_trials(deepcopy=False, states=done)
+    if sampler is None:  # one that goes on does not propose again what the first call did
+        search.sampler = optuna.samplers.TPESampler(seed=seed + len(known))
+    _check_same(propose, [trial for trial in known if "table" in trial.user_attrs], optuna, journal)
 
     def objective(trial: optuna.Trial) -> float:
         try:
-            return float(score(propose(trial)))
+            plan = propose(trial)
+            trial.set_user_attr("table", _digest(plan))
+            value = float(score(plan))
         except NonFinite:
-            return float("inf")
+            return math.inf
         except RetrogradeError as error:
             raise optuna.TrialPruned(str(error)) from error
+        return value if math.isfinite(value) else math.inf
 
     while (tried := len(search.get_trials(deepcopy=False, states=done))) < trials:
         if progress is not None:
             progress("trials", tried / trials)
         search.optimize(objective, n_trials=1)
     scored = search.get_trials(deepcopy=False, states=done[:1])
-    if not scored or search.best_value == float("inf"):
+    if not scored or search.best_value == math.inf:
         allowed = "choices that make plans, and finite scores"
         raise BadValue(f"{trials} trials, {len(scored)} scored", allowed, "look at what propose raises")
     plan = propose(optuna.trial.FixedTrial(search.best_params))
     report = {"score": search.best_value, "parameters": search.best_params, "trials": len(scored)}
     return dataclasses.replace(plan, report=report, provenance={**plan.provenance, "tuner": "study", "seed": seed})
+
+
+def _digest(plan: Plan) -> str:
+    return hashlib.sha256(f"{plan.path.fingerprint} {plan.rows}".encode()).hexdigest()[:16]
+
+
+def _check_same(propose: Propose, known: Sequence[Any], optuna: Any, journal: Any) -> None:
+    """Refuse a journal whose first trial would be another plan today."""
+    if not known:
+        return
+    try:
+        same = _digest(propose(optuna.trial.FixedTrial(known[0].params))) == known[0].user_attrs["table"]
+    except (RetrogradeError, ValueError):  # parameters that this search does not know
+        same = False
+    if not same:
+        raise BadValue(f"journal={str(journal)!r} with trials of other plans", "a file for each search", "journal='new.log'")
 
 
 def published(
