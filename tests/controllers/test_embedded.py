@@ -174,6 +174,7 @@ def test_the_rule_may_be_chosen(den):
 # ------------------------------------------------------------------------------------------------------------ stochastic
 
 
+@pytest.mark.slow
 def test_an_adaptive_sde_converges_to_the_solution_on_its_own_brownian_path(mixture):
     """Strongly: the distance to a fine solution that sees the same path falls with the tolerance; other noise stays far."""
     den = mixture(rg.paths.VP())

@@ -77,6 +77,7 @@ def crookedness(den: rg.Denoiser, eps: Tensor) -> float:
     return float(torch.stack(missed).mean())
 
 
+@pytest.mark.slow
 def test_reflowed_digits_need_one_step():
     """One step: four times nearer in features than before; paths three times straighter; many steps hardly worse."""
     once = flow(velocity(from_noise, Uniform(), seed=0))
