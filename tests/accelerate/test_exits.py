@@ -65,6 +65,17 @@ def test_at_nought_it_is_the_denoiser_and_at_one_everything_leaves_after_the_fir
     assert [book.calls.get(name, 0) for name in BLOCKS] == [1, 0, 0, 0, 0]
 
 
+def test_exits_serve_a_network_of_half_precision(exits):
+    """Its features are of 16 bits, the heads' weights of 32: both are as near as 8 bits of mantissa let them be."""
+    features = torch.randn(2, 6, exits.leave[0].get_parameter("weight").shape[0], generator=torch.Generator().manual_seed(4))
+    level = torch.randn(2, 8, generator=torch.Generator().manual_seed(5))
+    few = features.to(torch.bfloat16)
+    made = exits.exit(0, few, level)
+    assert made.dtype == torch.bfloat16
+    torch.testing.assert_close(made.float(), exits.exit(0, few.float(), level), rtol=0.02, atol=0.05)
+    torch.testing.assert_close(exits.doubt(0, few, level), exits.doubt(0, few.float(), level))
+
+
 def test_a_sample_does_not_depend_on_its_batch(dit, exits):
     policy = rg.accelerate.early_exit(dit, exits, 0.5)
     together = rg.sample(policy, PLAN, N, condition=[k % 3 for k in range(N)])

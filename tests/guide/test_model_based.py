@@ -53,6 +53,15 @@ def test_at_its_ends_it_is_guidance(labelled, x):
     )
 
 
+def test_at_weight_one_the_books_name_the_branch_as_guidance_does(labelled, x):
+    """The other models add theirs; what the branches cost and carry stays as `cfg` has it."""
+    den, other = labelled(PATH), tuned()
+    plain = cfg(den, 1.0)(x, 0.4, label=0)
+    shared = model_based(den, [other], 1.0, [0.3], [{"label": 1}])(x, 0.4, label=0)
+    assert plain.evaluations.items() <= shared.evaluations.items()
+    assert sum(shared.evaluations.values()) == sum(plain.evaluations.values()) + 1
+
+
 def test_shares_follow_the_level_and_models_may_live_elsewhere(labelled, x):
     """Above a level the tuned model has its share, below it guidance is plain; its own path does not matter."""
     den, edm = labelled(PATH), tuned(rg.paths.EDM())

@@ -71,11 +71,12 @@ class Exits(nn.Module):
 
     def exit(self, k: int, features: Tensor, level: Tensor) -> Tensor:
         """Return the features with which items leave after block k."""
-        normed = functional.layer_norm(features, features.shape[-1:])
-        return features + self.leave[k](functional.silu(self.enter[k](_with(normed, level))))
+        normed = functional.layer_norm(features.float(), features.shape[-1:])
+        return features + self.leave[k](functional.silu(self.enter[k](_with(normed, level)))).to(features)
 
 
 def _with(features: Tensor, level: Tensor) -> Tensor:
+    features = features.float()  # as the exits are, whatever the network computes in
     told = level.to(features)[:, None].expand(-1, features.shape[1], -1)
     return torch.cat([features, told], -1)
 

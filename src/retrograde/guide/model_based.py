@@ -60,9 +60,11 @@ class ModelBased(Transform):
             strength = torch.as_tensor(law[name]).to(value)
             value = value + strength * (parts[name].read(guided.kind) - target.read(guided.kind))
         law["conditional"] = 1.0 - sum(law.values())
-        left = {key: tensor for part in parts.values() for key, tensor in part.carried.items()}
+        added = {name: part for name, part in parts.items() if name not in guided.parts}
+        left = {**guided.carried, **{key: tensor for part in added.values() for key, tensor in part.carried.items()}}
+        spent = {**guided.evaluations, **counts(added)}
         law = {name: power for name, power in law.items() if name in parts}
-        return dataclasses.replace(guided, value=value, parts=parts, evaluations=counts(parts), carried=left, exponents=law)
+        return dataclasses.replace(guided, value=value, parts=parts, evaluations=spent, carried=left, exponents=law)
 
 
 def model_based(
