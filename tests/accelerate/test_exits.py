@@ -76,6 +76,16 @@ def test_exits_serve_a_network_of_half_precision(exits):
     torch.testing.assert_close(exits.doubt(0, few, level), exits.doubt(0, few.float(), level))
 
 
+def test_the_weights_they_begin_with_are_drawn_by_the_seed_alone(dit):
+    before = torch.get_rng_state()
+    one, again, other = (rg.accelerate.exits(dit, seed=seed) for seed in (3, 3, 4))
+    assert torch.equal(torch.get_rng_state(), before)
+    for name, value in one.named_parameters():
+        assert torch.equal(value, again.get_parameter(name))
+        assert torch.equal(value, other.get_parameter(name)) == name.startswith("leave")
+        assert float(value.detach().abs().max()) < value.shape[-1] ** -0.5 + 1e-6 or value.ndim == 1
+
+
 def test_a_sample_does_not_depend_on_its_batch(dit, exits):
     policy = rg.accelerate.early_exit(dit, exits, 0.5)
     together = rg.sample(policy, PLAN, N, condition=[k % 3 for k in range(N)])
@@ -102,6 +112,29 @@ def test_exits_learn_what_the_network_says_and_how_far_they_are_from_it(dit):
     assert errors[1] < 0.7 * errors[0]
     assert missed[1] < 0.5 * missed[0]
     assert all(parameter.grad is None for parameter in dit.network.parameters())
+
+
+class Named(torch.nn.Module):
+    """Blocks under names that no pattern knows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = torch.nn.Linear(4, 4), torch.nn.Linear(4, 4)
+
+    def forward(self, x_t: torch.Tensor, network_time: torch.Tensor) -> torch.Tensor:
+        return self.two(self.one(x_t[:, 0]))[:, None]
+
+
+def test_blocks_that_cannot_be_found_are_named():
+    net = Named()
+    den = rg.Denoiser(net, rg.paths.Flow(), "velocity", (1, 3, 4))
+    places = sites.Places(net, chain=sites.chain(net, ["one", "two"]))
+    with pytest.raises(BadType, match="known pattern"):
+        rg.train.fit_exits(den, torch.zeros(4, 1, 3, 4), steps=1)
+    exits = rg.train.fit_exits(den, torch.zeros(4, 1, 3, 4), steps=1, places=places)
+    with sites.counted(net) as book:
+        rg.sample(rg.accelerate.early_exit(den, exits, 1.0, places=places), PLAN, 2)
+    assert book.calls == {"": 3, "one": 3}
 
 
 def test_mistakes_are_explained(dit, den, exits):

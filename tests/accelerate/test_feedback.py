@@ -61,6 +61,17 @@ def test_teaching_leaves_the_network_as_it_was_and_is_told_what_to_reuse(dit, ta
         rg.accelerate.feedback(dit, 5)
 
 
+def test_a_plan_that_begins_with_a_row_that_reuses_is_full_there_as_in_the_run(dit):
+    given = {"items": 4, "steps": 2, "batch": 2, "rate": 0.1}
+    cut = PLAN[1:]
+    assert cut.rows[0].knobs == {"reuse": True}
+    one, other = (rg.train.fit_feedback(dit, plan, 3, **given) for plan in (cut, rg.accelerate.reuse(cut, [1, 3])))
+    assert float(one.gain) != 0.0
+    assert float(one.gain) == float(other.gain)
+    with pytest.raises(BadValue, match="0 rows that reuse"):
+        rg.train.fit_feedback(dit, cut[:1], 3)
+
+
 def test_it_refuses_networks_without_a_chain(den):
     with pytest.raises(BadType, match="no chain"):
         rg.accelerate.feedback(den, 1)

@@ -88,6 +88,16 @@ def test_the_fit_sees_what_the_run_will_see():
     assert not torch.allclose(fresh.x, student.x, atol=1e-3)
 
 
+def test_a_report_keeps_what_there_is_and_goes_into_a_file(tmp_path):
+    """A budget of one evaluation pays for none that reuses: the report says None, which a file can hold."""
+    plan = rg.accelerate.fit_reuse(cached(steady=False), 1.0, effort=QUICK)
+    assert plan.report is not None
+    assert plan.report["reusing"] is None
+    assert plan.report["alone"] == plan.report["validation_error"]
+    plan.save(tmp_path / "one.json")
+    assert rg.Plan.load(tmp_path / "one.json").report == plan.report
+
+
 def test_a_quality_is_reached_at_the_least_of_the_budgets():
     plan = rg.accelerate.fit_reuse(cached(steady=True), error=10.0, effort=QUICK)
     assert plan.nfe == 1

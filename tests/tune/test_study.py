@@ -83,6 +83,20 @@ def test_scores_that_are_no_numbers_end(mixture):
         study(published(mixture, 3), lambda plan: float("nan"), 4)
 
 
+def test_what_optuna_says_elsewhere_is_left_as_it_was(mixture, score, capfd):
+    import optuna
+
+    before = optuna.logging.get_verbosity()
+    try:
+        for level in (optuna.logging.INFO, optuna.logging.ERROR):
+            optuna.logging.set_verbosity(level)
+            study(lambda _: rg.plan("ddim", mixture, nfe=1), score, 2)
+            assert optuna.logging.get_verbosity() == level
+            assert capfd.readouterr().err == ""
+    finally:
+        optuna.logging.set_verbosity(before)
+
+
 def test_without_optuna_the_message_names_the_extra(mixture, score, monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(MissingExtra, match=r"retrograde\[tune\]"):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, ClassVar, final
+from typing import Any, ClassVar, cast, final
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils import skip_init
 
 from retrograde import systems
 from retrograde.accelerate.runs import some
@@ -50,20 +51,19 @@ class Exits(nn.Module):
         doubt_k = mean over tokens of sigmoid(w_k . [h, level] + b_k),    exit_k = h + W_k silu(V_k [norm(h), level])
 
     h the block's output and level the `waves` of the noise level. W_k begins at zero. What is handed on goes through the
-    network's own last layers, so that exits need none.
+    network's own last layers, so that exits need none. The other weights are drawn by the seed alone, evenly within
+    1/sqrt(inputs).
 
     Shapes: h [n, tokens, width], level [n, 8] -> doubt [n], exit [n, tokens, width].
     """
 
-    def __init__(self, count: int, width: int, hidden: int | None = None) -> None:
+    def __init__(self, count: int, width: int, hidden: int | None = None, seed: int = 0) -> None:
         super().__init__()
-        told = width + 2 * WAVES
-        self.doubts = nn.ModuleList(nn.Linear(told, 1) for _ in range(count))
-        self.enter = nn.ModuleList(nn.Linear(told, hidden or width) for _ in range(count))
-        self.leave = nn.ModuleList(nn.Linear(hidden or width, width) for _ in range(count))
-        for layer in self.leave:
-            nn.init.zeros_(layer.weight)  # type: ignore[arg-type]
-            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+        told, inner = width + 2 * WAVES, hidden or width
+        generator = torch.Generator().manual_seed(seed)
+        self.doubts = nn.ModuleList(_linear(told, 1, generator) for _ in range(count))
+        self.enter = nn.ModuleList(_linear(told, inner, generator) for _ in range(count))
+        self.leave = nn.ModuleList(_linear(inner, width, None) for _ in range(count))
 
     def doubt(self, k: int, features: Tensor, level: Tensor) -> Tensor:
         """Return the doubt after block k, in (0, 1)."""
@@ -73,6 +73,17 @@ class Exits(nn.Module):
         """Return the features with which items leave after block k."""
         normed = functional.layer_norm(features.float(), features.shape[-1:])
         return features + self.leave[k](functional.silu(self.enter[k](_with(normed, level)))).to(features)
+
+
+def _linear(inputs: int, outputs: int, generator: torch.Generator | None) -> nn.Linear:
+    """Return a layer of zeros, or of draws of a generator; the global one is not asked."""
+    layer = cast(nn.Linear, skip_init(nn.Linear, inputs, outputs, device="cpu"))
+    for parameter in layer.parameters():
+        if generator is None:
+            nn.init.zeros_(parameter)
+        else:
+            nn.init.uniform_(parameter, -(inputs**-0.5), inputs**-0.5, generator)
+    return layer
 
 
 def _with(features: Tensor, level: Tensor) -> Tensor:
@@ -157,8 +168,12 @@ class EarlyExit(Policy):
         return {block.name: leaving.tap(k) for k, block in enumerate(self.chain)}
 
 
-def exits(denoiser: AbstractDenoiser, hidden: int | None = None, *, places: Places | None = None) -> Exits:
+def exits(denoiser: AbstractDenoiser, hidden: int | None = None, *, seed: int = 0, places: Places | None = None) -> Exits:
     """Return exits for a transformer, not taught yet; the network is asked once, for the width of its tokens.
+
+    Args:
+        hidden: width inside each exit; the tokens' by default.
+        seed: of the weights they begin with.
 
     Raises:
         BadType: no chain of blocks was found in the denoiser, or blocks over more than one stream of tokens.
@@ -176,7 +191,7 @@ def exits(denoiser: AbstractDenoiser, hidden: int | None = None, *, places: Plac
     x = torch.zeros(1, *denoiser.shape, device=parameter.device)
     with torch.no_grad(), opened(places.network, {chain[0].name: look}):
         denoiser.predict(x, denoiser.path.t_max, prepare_condition(denoiser, None, 1, parameter.device))
-    return Exits(len(chain) - 1, widths[0], hidden).to(parameter.device)
+    return Exits(len(chain) - 1, widths[0], hidden, seed).to(parameter.device)
 
 
 def early_exit(denoiser: AbstractDenoiser, exits: Exits, threshold: float, *, places: Places | None = None) -> Within:

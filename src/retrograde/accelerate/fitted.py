@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Iterator, Sequence
 from typing import Any, final
 
@@ -152,7 +151,8 @@ def fit_reuse(
     Returns:
         A plan whose `report` holds under "share" what an evaluation that reuses costs, "cost" what the plan does in full
         evaluations, "full" and "reused" its evaluations, "validation_error", "error" on noise it has not seen, and the
-        validation errors of the best plans of this budget in which nothing is reused, "alone", and something is, "reusing".
+        validation errors of the best plans of this budget in which nothing is reused, "alone", and something is, "reusing"
+        (None where the budget pays for no such plan).
 
     Raises:
         BadType: a denoiser in which nothing obeys the knob.
@@ -239,8 +239,8 @@ class ReuseFit:
             "reused": reused,
             "validation_error": error,
             "error": float(errors.mean().sqrt()),
-            "alone": next((other for other, one in found if not _reused(one)), math.nan),
-            "reusing": next((other for other, one in found if _reused(one)), math.nan),
+            "alone": next((other for other, one in found if not _reused(one)), None),
+            "reusing": next((other for other, one in found if _reused(one)), None),
         }
         provenance = {"tuner": "closed form, on policy, with reuse", "budget": budget, "seed": self.seed}
         return dataclasses.replace(plan, report=report, provenance={**plan.provenance, **provenance})

@@ -12,7 +12,7 @@ from retrograde.accelerate import exits as untaught
 from retrograde.accelerate.exits import Exits, waves
 from retrograde.denoisers import Denoiser, prepare_condition
 from retrograde.errors import BadValue, UnknownName
-from retrograde.sites import Call, Tap, opened, places_of
+from retrograde.sites import Call, Places, Tap, opened, places_of
 from retrograde.train.levels import LevelLaw, standard_law
 from retrograde.train.objective import question
 
@@ -31,6 +31,7 @@ def fit_exits(
     hidden: int | None = None,
     law: LevelLaw | None = None,
     seed: int = 0,
+    places: Places | None = None,
 ) -> Exits:
     """Teach exits what they hand on, and how far it is from the truth; the network stays as it is.
 
@@ -42,6 +43,9 @@ def fit_exits(
     zero.
 
     Shapes: images [n, *shape], condition as `retrograde.sample` takes it for n items.
+
+    Args:
+        places: where the network's blocks cannot be found, as for `rg.accelerate.early_exit`.
 
     Raises:
         BadType: no chain of blocks was found in the denoiser, or blocks over more than one stream of tokens.
@@ -55,9 +59,8 @@ def fit_exits(
         raise UnknownName("teacher", teacher, TEACHERS)
     if len(images) < 1 or steps < 1 or batch < 1:
         raise BadValue(f"{len(images)} images, steps={steps}, batch={batch}", "1 or more of each", "steps=800, batch=48")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        made = untaught(denoiser, hidden)
+    places = places_of(denoiser) if places is None else places
+    made = untaught(denoiser, hidden, seed=seed, places=places)
     told, generator = prepare_condition(denoiser, condition, len(images)), torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(made.parameters(), lr=rate, weight_decay=0.0)
     learned, drawn = list(made.parameters()), law or standard_law(denoiser.predicts)
@@ -69,7 +72,7 @@ def fit_exits(
             t = torch.tensor([denoiser.snap(one) for one in t.tolist()], dtype=t.dtype)
         eps = torch.randn((batch, *images.shape[1:]), generator=generator, dtype=images.dtype)
         few = {name: value[chosen] for name, value in told.items()}
-        answers, doubts, y = answered(denoiser, made, images[chosen], t, eps, few, teacher)
+        answers, doubts, y = answered(denoiser, made, images[chosen], t, eps, few, teacher, places)
         loss = torch.zeros(())
         for g, doubt in zip(answers, doubts, strict=True):
             error = (g - y).flatten(1)
@@ -89,12 +92,13 @@ def answered(
     eps: Tensor,
     condition: Mapping[str, Tensor],
     teacher: Literal["data", "network"] = "data",
+    places: Places | None = None,
 ) -> tuple[list[Tensor], list[Tensor], Tensor]:
     """Return the answers at all exits [n, *shape], the doubts [n], and what they should be; differentiable in the exits.
 
     Shapes: x_0, eps [n, *shape], t [n], conditions with one entry per item.
     """
-    places, n = places_of(denoiser), len(x_0)
+    places, n = places_of(denoiser) if places is None else places, len(x_0)
     chain, asked = places.need("chain"), question(denoiser, x_0, t, eps)
     seen: dict[str, Tensor] = {}
 

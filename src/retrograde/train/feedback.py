@@ -42,7 +42,7 @@ def fit_feedback(
     (x_i, t_i). AdamW with a rate that falls linearly to zero.
 
     Args:
-        plan: with the column that it will be used with.
+        plan: with the column that it will be used with. Its first evaluation is full, as in the run, whatever it says.
         items: trajectories to learn from.
         condition: what `retrograde.sample` takes for them.
 
@@ -54,9 +54,9 @@ def fit_feedback(
     """
     asking = [row for row in plan.bind(denoiser).rows if row.time is not None]
     pairs = [
-        (max(i for i in range(j) if not asking[i].knobs.get(REUSE)), j)
+        (max(i for i in range(j) if i == 0 or not asking[i].knobs.get(REUSE)), j)
         for j, row in enumerate(asking)
-        if row.knobs.get(REUSE)
+        if j > 0 and row.knobs.get(REUSE)
     ]
     if not pairs or items < 1 or steps < 1 or batch < 1:
         given = f"{len(pairs)} rows that reuse, items={items}, steps={steps}, batch={batch}"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from os import PathLike
 from pathlib import Path as File
 from typing import TYPE_CHECKING, Any
@@ -72,7 +73,8 @@ def study(
     if journal is not None:
         backend = optuna.storages.journal.JournalFileBackend(str(File(journal)))
         storage = optuna.storages.JournalStorage(backend)
-    search = optuna.create_study(storage=storage, study_name="retrograde", sampler=sampler, load_if_exists=True)
+    with _quiet(optuna):
+        search = optuna.create_study(storage=storage, study_name="retrograde", sampler=sampler, load_if_exists=True)
     done = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
     known = search.get_trials(deepcopy=False, states=done)
     if sampler is None:  # one that goes on does not propose again what the first call did
@@ -93,7 +95,8 @@ def study(
     while (tried := len(search.get_trials(deepcopy=False, states=done))) < trials:
         if progress is not None:
             progress("trials", tried / trials)
-        search.optimize(objective, n_trials=1)
+        with _quiet(optuna):
+            search.optimize(objective, n_trials=1)
     scored = search.get_trials(deepcopy=False, states=done[:1])
     if not scored or search.best_value == math.inf:
         allowed = "choices that make plans, and finite scores"
@@ -144,5 +147,15 @@ def _optuna() -> Any:
         import optuna
     except ImportError as error:
         raise MissingExtra("optuna", "tune") from error
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna
+
+
+@contextlib.contextmanager
+def _quiet(optuna: Any) -> Iterator[None]:
+    """Keep optuna from a line for every trial, and leave what it says elsewhere as it was."""
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(max(before, optuna.logging.WARNING))
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(before)
