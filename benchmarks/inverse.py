@@ -34,6 +34,7 @@ from torch import Tensor
 import retrograde as rg
 from retrograde import inverse, operators
 from retrograde.noise import Bulk
+from retrograde.plan_file import write_atomically
 from retrograde.quality import sliced_wasserstein
 from retrograde.run import NonFinite
 
@@ -181,7 +182,8 @@ def main() -> None:
                 if fresh:
                     shown = "  ".join(f"{row['method']} {row['error'][seed] or math.inf:.2f}" for row in fresh)
                     print(f"seed {seed} d={d} m={m}: {shown}", flush=True)
-                    RESULTS.write_text(json.dumps(store, indent=None).replace('{"d"', '\n{"d"') + "\n", encoding="utf-8")
+                    text = json.dumps(store, indent=None).replace('{"d"', '\n{"d"') + "\n"
+                    write_atomically(RESULTS, text.encode())
 
 
 if __name__ == "__main__":

@@ -54,7 +54,13 @@ def test_rows_noise_the_answer_anew(gaussian):
         assert (row.outputs[0], row.noises[0]) == (path.a(row.next_time), path.s(row.next_time))
     solution = inverse.solve(problem.prior, problem.measurement, "sitcom", n=2, nfe=30)
     assert solution.ledger.evaluations == {"gaussian": 30, "gaussian:backward": 27}
+    # what a budget has no room for is not spent on other settings than those that were asked for
+    uneven = inverse.solve(problem.prior, problem.measurement, "sitcom", n=2, nfe=39)
+    assert torch.equal(uneven.samples, solution.samples)
+    assert uneven.ledger.evaluations == solution.ledger.evaluations
     with pytest.raises(BadValue, match="inner"):
         inverse.solve(problem.prior, problem.measurement, "sitcom", n=2, nfe=30, inner=0)
+    with pytest.raises(BadValue, match=r"nfe >= 10(.|\n)*inner=7"):
+        inverse.solve(problem.prior, problem.measurement, "sitcom", n=2, nfe=8)
     curved = rg.operators.measure(rg.operators.function(torch.tanh, (4,)), torch.zeros(4), 0.1)
     assert inverse.solve(problem.prior, curved, "sitcom", n=2, nfe=20).samples.isfinite().all()

@@ -90,6 +90,13 @@ def test_it_counts_what_it_asks(mixture):
     prior, measurement, _ = mixture(0)
     made = inverse.solve(prior, measurement, "stsl", n=2, nfe=21, iterations=2, begun=True)
     assert made.ledger.evaluations == {"mixture": 21, "mixture:backward": 30}
+    # the start has the noise that any run of these items begins with, whatever its rows draw from
+    task = inverse.Task(21, 7, range(2), Bulk(7, range(2)), dtype=DOUBLE)
+    begun = inverse.get("stsl").write(prior, measurement, task, begun=True)
+    path, t = prior.path, begun.plan.start
+    plain = rg.record(prior, rg.plan("ddpm", path, grid=begun.plan.times), n=2, seed=7, dtype=DOUBLE, noise=Bulk)
+    seen = measurement.linear.pseudo_inverse(measurement.y[None])
+    assert torch.allclose(begun.start, path.a(t) * seen + plain.trajectory[0])
     with pytest.raises(BadValue, match="iterations"):
         inverse.solve(prior, measurement, "stsl", n=2, nfe=21, iterations=0)
 

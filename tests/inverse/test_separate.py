@@ -1,10 +1,13 @@
 """Two signals seen added up, each with its prior: the joint posterior is known."""
 
+import dataclasses
+
 import pytest
 import torch
 
 import retrograde as rg
 from retrograde import inverse, operators
+from retrograde.denoisers.carried import CARRIED, carried
 from retrograde.errors import BadValue
 from retrograde.noise import Bulk
 
@@ -70,6 +73,24 @@ def test_it_is_the_denoiser_of_the_product():
     for t in (0.1, 0.6):
         assert torch.allclose(both(x, t).data.flatten(1), joint(x.flatten(1), t).data, atol=1e-10)
     assert both(x, 0.5).evaluations == {"0:mixture": 1, "1:mixture": 1}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Counting(rg.guide.Transform):
+    """A denoiser that adds how often it was asked before in this run."""
+
+    def predict(self, x_t, t, condition=(), knobs=(), network_time=None):
+        made, before = self.inner.predict(x_t, t, {}, {}, network_time), carried(knobs).get("asked", x_t.new_zeros(len(x_t)))
+        return dataclasses.replace(made, value=made.data + before[:, None], kind="data", carried={"asked": before + 1.0})
+
+
+def test_each_part_remembers_its_own():
+    both = inverse.Together((gaussian(TISSUE), Counting(gaussian(HAZE))))
+    x, free = torch.zeros(2, 2, D, dtype=torch.float64), inverse.Together((gaussian(TISSUE), gaussian(HAZE)))
+    first = both.predict(x, 0.5)
+    second = both.predict(x, 0.5, knobs={CARRIED: first.carried})
+    assert torch.equal(first.data, free(x, 0.5).data)
+    assert torch.equal(second.data - first.data, torch.tensor([0.0, 1.0], dtype=torch.float64)[:, None].expand(2, 2, D))
 
 
 def test_parts_have_one_shape_and_path():

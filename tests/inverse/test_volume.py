@@ -114,6 +114,26 @@ def test_alone_every_slice_is_its_own_problem(seen):
         assert torch.allclose(whole[:, k], closed, atol=1e-6)
 
 
+def test_slices_remember_what_each_of_them_would_alone():
+    """A momentum of guidance inside `Slices`: a run of volumes is that of their slices, row by row, cut and gone on with."""
+    path = rg.paths.VP()
+    classes = rg.oracles.GaussianMixture(path, torch.tensor([[-2.0, 0.5], [2.0, 0.0], [0.0, 2.0]]), 0.3, labels=[0, 1, 0])
+    guided = rg.guide.apg(classes, 4.0, momentum=-0.6)
+    plan, x = rg.plan("ddim", path, nfe=6), torch.randn(2, 3, 2, dtype=DOUBLE, generator=torch.Generator().manual_seed(0))
+    volumes, labels = inverse.Slices(guided, 3), [0, 1]
+
+    def run(den, x, condition):
+        *_, last = rg.steps(plan, den, x=x, condition=condition)
+        return last
+
+    whole = run(volumes, x, labels)
+    alone = run(guided, x.flatten(0, 1), [0, 0, 0, 1, 1, 1]).x_t.reshape(x.shape)
+    assert torch.allclose(whole.x_t, alone, rtol=0.0, atol=1e-12)
+    assert all(len(kept) == 2 for kept in whole.memory.carried.values())  # one entry for each volume
+    forgetful = run(inverse.Slices(rg.guide.apg(classes, 4.0, momentum=0.0), 3), x, labels).x_t
+    assert float((forgetful - alone).abs().max()) > 0.01
+
+
 def test_the_adjoint_of_differences_and_mistakes():
     x, v = torch.randn(2, 4, 3, dtype=DOUBLE), torch.randn(2, 3, 3, dtype=DOUBLE)
     assert torch.allclose((along(x) * v).sum(), (x * along_back(v)).sum())

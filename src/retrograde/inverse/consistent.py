@@ -90,7 +90,8 @@ def sitcom(
     data both moments are off.
 
     Args:
-        inner: steps of Adam for each row; a row costs inner + 1 evaluations and inner gradients.
+        inner: steps of Adam for each row; a row costs inner + 1 evaluations and inner gradients, and as many whole rows are
+            made as `nfe` has room for: what is left over is not asked.
         lam: weight of the distance from the state (the authors' code leaves it out and counts on few steps).
         lr: of Adam, in units of the state, sqrt(a^2 + s^2).
         stop: an item is done where its misfit is below stop std sqrt(m), m the numbers of y; 0 never stops.
@@ -101,8 +102,11 @@ def sitcom(
     if inner < 1 or not lam >= 0.0 or not lr > 0.0 or not stop >= 0.0:
         given = f"inner={inner}, lam={lam}, lr={lr}, stop={stop}"
         raise BadValue(given, "inner >= 1, lam >= 0, lr > 0, stop >= 0", "inner=9, lam=0.0, lr=0.05, stop=1.0")
-    rounds = max(1, task.nfe // (inner + 1))
-    steps = max(0, task.nfe // rounds - 1)
+    if task.nfe <= inner:
+        given = f"nfe={task.nfe} for rows of {inner + 1} evaluations (inner={inner})"
+        mend = f"nfe={inner + 1}" if task.nfe < 2 else f"nfe={inner + 1}, or inner={task.nfe - 1}"
+        raise BadValue(given, f"nfe >= {inner + 1}", mend)
+    rounds = task.nfe // (inner + 1)
     table = plan("ddim", denoiser, nfe=rounds, grid=task.grid, eta=0.0)
     rows = []
     for row in table.rows:
@@ -111,7 +115,7 @@ def sitcom(
             row = dataclasses.replace(row, states=(0.0,), outputs=(table.path.a(row.next_time),), noises=fresh)
         rows.append(row)
     enough = 0.0 if stop == 0.0 else measurement.y.numel() * (stop * measurement.std) ** 2
-    agreeing = Agreeing(denoiser, measurement, steps, lam, lr, enough)
+    agreeing = Agreeing(denoiser, measurement, inner, lam, lr, enough)
     return Posed(agreeing, dataclasses.replace(table, rows=tuple(rows), recipe="sitcom@1"))
 
 

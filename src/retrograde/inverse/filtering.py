@@ -116,7 +116,7 @@ def _pulled(row: Row, basis: Tensor, ahead: Ahead, shape: Sequence[int]) -> Row:
 
 def _start(denoiser: AbstractDenoiser, basis: Tensor, sight: Sight, spread: float, task: Task) -> Tensor:
     """Return draws of N(0, spread^2) times what is seen."""
-    eps = Noise(task.seed, task.items).prior(denoiser.shape, torch.float64).flatten(1)
+    eps = task.prior(denoiser.shape).flatten(1)
     K = sight.gain(spread)
     pulled = torch.where(K > 0.0, K * sight.target, 0.0) + spread * ((1.0 - K).sqrt() - 1.0) * (eps @ basis)
     begun = spread * eps + pulled @ basis.T

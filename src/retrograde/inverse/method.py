@@ -55,7 +55,7 @@ class Task:
     Attributes:
         nfe: evaluations of the network for each item, forward; a gradient through it comes on top and is in the ledger.
         items: their numbers.
-        noise: of the run's items; a method that draws uses streams of its own.
+        noise: of the run's items; a method that draws uses streams of its own. The start is not drawn from it (`prior`).
         grid: name or times of the grid, or None for the method's own.
     """
 
@@ -71,6 +71,10 @@ class Task:
     def n(self) -> int:
         """Number of items."""
         return len(self.items)
+
+    def prior(self, shape: Sequence[int]) -> Tensor:
+        """Return the noise of the initial state, [n, *shape] in float64: that of every run of these items."""
+        return Noise(self.seed, self.items).prior(shape, torch.float64)
 
 
 Writer = Callable[..., Posed]

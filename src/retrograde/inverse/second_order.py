@@ -19,7 +19,7 @@ from retrograde.guide import Transform
 from retrograde.guide.branches import alone
 from retrograde.inverse.guided import KNOB, conditioned, level, steps_of_the_state
 from retrograde.inverse.method import Posed, Task, method
-from retrograde.noise import Noise, Source
+from retrograde.noise import Source
 from retrograde.operators import Measurement
 from retrograde.recipes import plan
 
@@ -145,7 +145,7 @@ def stsl(
     start = None
     if begun:
         path, t = denoiser.path, float(table.start or 0.0)
-        eps = Noise(task.seed, task.items).prior(denoiser.shape, task.dtype, task.device)
+        eps = task.prior(denoiser.shape).to(device=task.device, dtype=task.dtype)
         y = measurement.batch(eps)
         start = path.a(t) * measurement.linear.pseudo_inverse(y) + path.s(t) * eps
     return Posed(refined, table, start=start)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from retrograde import systems
 from retrograde.denoisers import AbstractDenoiser, Prediction
+from retrograde.denoisers.carried import CARRIED, into, out_of
 from retrograde.denoisers.denoiser import NOTHING, checked_denoiser, prepare_condition
 from retrograde.errors import BadValue
 from retrograde.operators import Operator, function
@@ -22,7 +23,7 @@ class Together(AbstractDenoiser):
     """The denoiser of independent signals side by side, p(x_1) p(x_2) ...: items [k, *shape], each by its own denoiser.
 
     Its data mean is that of each, so that every method of a measurement couples them, by what was measured of all. Of
-    conditional denoisers the null condition is asked.
+    conditional denoisers the null condition is asked. What a part's transforms remember is theirs, as a branch's.
 
     Args:
         parts: denoisers of items of one shape, on one path.
@@ -61,13 +62,15 @@ class Together(AbstractDenoiser):
         knobs: Mapping[str, Any] = NOTHING,
         network_time: float | None = None,
     ) -> Prediction:
-        means, evaluations = [], {}
+        means, evaluations, left = [], {}, {}
         for k, part in enumerate(self.parts):
             null = prepare_condition(part, None, len(x_t), x_t.device)
-            made = part.predict(x_t[:, k], t, null, NOTHING, None if isinstance(t, Tensor) else part.network_time(t))
+            held = {name: value for name, value in into(knobs, [str(k)]).items() if name == CARRIED}
+            made = part.predict(x_t[:, k], t, null, held, None if isinstance(t, Tensor) else part.network_time(t))
             means.append(made.data)
+            left |= out_of(made.carried, [str(k)])[0]
             evaluations |= {f"{k}:{label}": count for label, count in made.evaluations.items()}
-        return Prediction(x_t, t, self.path, torch.stack(means, 1), "data", evaluations=evaluations)
+        return Prediction(x_t, t, self.path, torch.stack(means, 1), "data", evaluations=evaluations, carried=left)
 
 
 def added(denoiser: Together) -> Operator:

@@ -14,7 +14,6 @@ from retrograde.denoisers import AbstractDenoiser
 from retrograde.errors import BadValue
 from retrograde.inverse.method import Posed, Task, method
 from retrograde.linear import LinearMap
-from retrograde.noise import Noise
 from retrograde.operators import Measurement, spectrum_of
 from retrograde.paths import Path
 from retrograde.plan import Plan, Row
@@ -111,7 +110,7 @@ def _begun(denoiser: AbstractDenoiser, measurement: Measurement, task: Task, sta
     basis, read, spread = seen_of(measurement)
     path = denoiser.path
     a, s = path.a(start), path.s(start)
-    eps = Noise(task.seed, task.items).prior(denoiser.shape, torch.float64).flatten(1)
+    eps = task.prior(denoiser.shape).flatten(1)
     along = eps @ basis
     early = a * spread <= s
     left = (s * s - (a * torch.where(early, spread, 0.0)) ** 2).sqrt()

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from retrograde import systems
 from retrograde.denoisers import AbstractDenoiser, Prediction
-from retrograde.denoisers.carried import carried
+from retrograde.denoisers.carried import carried, into, out_of
 from retrograde.denoisers.denoiser import NOTHING, checked_denoiser
 from retrograde.errors import BadValue
 from retrograde.guide import Transform
@@ -28,7 +28,8 @@ _SPLIT = "inverse/slices"
 class Slices(AbstractDenoiser):
     """The denoiser of volumes [depth, *shape] whose slices are independent: each by the denoiser of one, all in one batch.
 
-    One evaluation of a volume is one of each of its slices. The slices share the volume's conditions.
+    One evaluation of a volume is one of each of its slices. The slices share the volume's conditions; what a transform of
+    slices remembers it has of each alone, as of branches.
     """
 
     inner: AbstractDenoiser
@@ -62,10 +63,14 @@ class Slices(AbstractDenoiser):
         knobs: Mapping[str, Any] = NOTHING,
         network_time: float | None = None,
     ) -> Prediction:
-        at = t.repeat_interleave(self.depth) if isinstance(t, Tensor) else t
-        each = {key: value.repeat_interleave(self.depth, 0) for key, value in condition.items()}
-        made = alone(self.inner.predict(x_t.flatten(0, 1), at, each, knobs, network_time), "a prior of slices")
-        return Prediction(x_t, t, self.path, made.data.reshape(x_t.shape), "data", evaluations=made.evaluations)
+        slices = [f"slice{k}" for k in range(self.depth)]
+        at = t.repeat(self.depth) if isinstance(t, Tensor) else t
+        each = {key: torch.cat([value] * self.depth) for key, value in condition.items()}
+        x = x_t.transpose(0, 1).flatten(0, 1)
+        made = alone(self.inner.predict(x, at, each, into(knobs, slices), network_time), "a prior of slices")
+        data = made.data.unflatten(0, (self.depth, -1)).transpose(0, 1).contiguous()
+        left = {name: value for part in out_of(made.carried, slices) for name, value in part.items()}
+        return Prediction(x_t, t, self.path, data, "data", evaluations=made.evaluations, carried=left)
 
 
 def along(x: Tensor) -> Tensor:
