@@ -29,8 +29,11 @@ def test_the_lines_make_the_pictures(tmp_path):
     spec.loader.exec_module(gallery)
     kept = ROOT / "docs" / "images" / "gallery"
     names = []
-    for name, made in gallery.drawn(PAGE):
+    for name, made, taught in gallery.drawn(PAGE, share=0.01):
         names.append(name)
+        if taught:  # of networks trained for a moment the lines run, and the picture is another
+            assert made.isfinite().all()
+            continue
         mine = gallery.mosaic(made.clamp(-1, 1), columns=min(6, len(made))).convert("L")
         with Image.open(kept / name) as image:
             theirs = image.convert("L")

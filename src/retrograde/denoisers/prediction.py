@@ -69,7 +69,7 @@ def conversion(path: Path, t: Any, source: str, target: str) -> tuple[float | Te
         raise BadValue(
             f"{target!r} from a {source!r} prediction at t={t}, where {path.name} holds no signal",
             "levels with a(t) > 0",
-            f"start at t_max={0.999 * path.t_max:g} or use a network that predicts 'data', 'v' or 'velocity'",
+            f"start below it, rg.plan(..., start={0.99 * path.t_max:g}), or use a network of 'data', 'v' or 'velocity'",
         )
     c_x = (p_to * q - q_to * p) / determinant
     c_value = (q_to * a - p_to * s) / determinant
