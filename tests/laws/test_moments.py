@@ -16,7 +16,7 @@ from retrograde.denoisers.prediction import readings
 from retrograde.plan import Plan
 
 HIGH, LOW = 2.0, 0.5
-COUNTS = (64, 128, 256)
+COUNTS = (96, 192)
 DATA = ((0.7, 0.3), (-0.4, 1.5), (1.0, 0.05))
 STOCHASTIC = [
     (name, options)

@@ -19,7 +19,7 @@ from retrograde.recipes import Recipe
 from retrograde.run import Memory
 
 HIGH, LOW = 2.0, 0.5
-COUNTS = (48, 96, 192)
+COUNTS = (64, 128)
 START = torch.tensor([[1.75, -0.7], [-1.05, 1.4], [0.2, 2.25]], dtype=torch.float64)
 # the last is anchored, and stands for all that are: on each of them x_t - b y is an ordinary path
 SMOOTH_PATHS = ("edm", "flow", "fractional", "subvp", "trigonometric", "ve", "vp", "vp_cosine", "residual_noise")
