@@ -2,6 +2,7 @@
 
 from retrograde.inverse.consistent import sitcom
 from retrograde.inverse.ensemble import ensemble
+from retrograde.inverse.extrapolated import Extrapolated, extrapolate
 from retrograde.inverse.filtering import fps_smc, mcgdiff
 from retrograde.inverse.fitted import Levels, energy_score, fit
 from retrograde.inverse.gibbs import daps, pnpdm, repaint
@@ -52,6 +53,8 @@ __all__ = [
     "Levels",
     "fit",
     "energy_score",
+    "Extrapolated",
+    "extrapolate",
     "sitcom",
     "Untrained",
     "untrained",

@@ -177,7 +177,7 @@ class Solution:
 def solve(
     denoiser: AbstractDenoiser,
     measurement: Measurement,
-    method: str = "mmps",
+    method: str | Method = "mmps",
     n: int = 16,
     nfe: int = 100,
     seed: int = 0,
@@ -195,7 +195,7 @@ def solve(
 
     Args:
         measurement: the operator, y, and the noise: `operators.Measurement(A, y, 0.05)`.
-        method: one of `inverse.names()`.
+        method: one of `inverse.names()`, or a `Method` of your own, such as one that was fitted (`extrapolate`).
         nfe: evaluations of the network for each sample. Gradients through it come on top; the ledger counts them as
             "NAME:backward".
         grid: name or times of the grid; each method has its own.
@@ -212,10 +212,10 @@ def solve(
         BadValue: a method that cannot use this operator or noise.
         NonFinite: the run diverged: see the method's weight, or ask for more evaluations.
     """
-    chosen = get(method)
+    chosen = method if isinstance(method, Method) else get(method)
     for name in settings:
         if name not in chosen.settings:
-            raise UnknownName(f"setting of {method}", name, chosen.settings)
+            raise UnknownName(f"setting of {chosen.name}", name, chosen.settings)
     if not isinstance(measurement, Measurement) or not isinstance(denoiser, AbstractDenoiser):
         raise BadType(
             f"{type(denoiser).__name__} and {type(measurement).__name__}",
@@ -257,4 +257,4 @@ def solve(
             raise BadValue("a run that ended before its first row", "at least one row", "ask for nfe >= 1")
         made.append(state.x_t if posed.answer is None else posed.answer(state.x_t))
     evidence = None if posed.log_evidence is None else posed.log_evidence(state)
-    return Solution(torch.cat(made), state.ledger, posed.plan, method, evidence)
+    return Solution(torch.cat(made), state.ledger, posed.plan, chosen.name, evidence)
