@@ -1,6 +1,7 @@
 """Training denoisers: the objective for every parameterization, and a loop that can be resumed."""
 
 from retrograde.train.average import PowerAverage, power_gamma
+from retrograde.train.compact import compact_path, compact_prior_loss, mean_steps
 from retrograde.train.config import TrainConfig
 from retrograde.train.controlled import Controlled, controlled
 from retrograde.train.exits import fit_exits
@@ -8,6 +9,7 @@ from retrograde.train.experts import fit_experts
 from retrograde.train.feedback import fit_feedback
 from retrograde.train.fit import Trained, fit
 from retrograde.train.gate import fit_gate
+from retrograde.train.guided_rank import GuidedRank, one_step_loss
 from retrograde.train.held_out import held_out_loss
 from retrograde.train.levels import (
     LAWS,
@@ -36,6 +38,7 @@ __all__ = [
     "LAWS",
     "Controlled",
     "CosMap",
+    "GuidedRank",
     "LevelLaw",
     "LogNormalSigma",
     "LogitNormal",
@@ -48,6 +51,8 @@ __all__ = [
     "TrainConfig",
     "Trained",
     "Uniform",
+    "compact_path",
+    "compact_prior_loss",
     "controlled",
     "degraded",
     "easier_target_loss",
@@ -62,10 +67,12 @@ __all__ = [
     "level_law",
     "loss",
     "low_rank",
+    "mean_steps",
     "mixed_loss",
     "noise_posterior",
     "observed",
     "observed_loss",
+    "one_step_loss",
     "power_gamma",
     "question",
     "regeneration_loss",
