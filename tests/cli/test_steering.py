@@ -78,7 +78,13 @@ def test_a_guide_of_the_plan_changes_its_rows(call):
                 "'apg' or 'cfgpp'",
             ],
         ),
-        ("apg:7,momentun=1", ["weight, momentum", "negative, parallel, radius", "did you mean 'momentum'"][1:]),
+        ("apg:7,momentun=1", ["eta, momentum, negative, norm, parallel, radius", "did you mean 'momentum'"]),
+        ("apg:scal=7", ["did you mean 'scale'"]),
+        ("apg:7,momentum=none", ["momentum='none'", "a number, or inf"]),
+        ("apg:scale=seven", ["scale='seven'", "mend: scale=1.5"]),
+        ("Cfg=3", ["NAME:SETTINGS", "--guide cfg:3"]),
+        ("compose:3", ["rg.guide.compose", "from Python"]),
+        ("help", ["`retrograde guides`"]),
         ("pag:3", ["torch module"]),
         ("first_network:toys:blobs", ["holds signal at its end"]),
         ("pag", ["without weight", "strength=None, sites=None"]),
@@ -89,8 +95,8 @@ def test_a_guide_of_the_plan_changes_its_rows(call):
         ("cfg:much", ["a number"]),
         ("interval:0.2,0.8,3", ["one too many"]),
         ("apg:7,weight=3", ["one too many"]),
-        ("interval:0.2,0.8", ["not guided"]),
-        ("cfgpp:0.6", ["dpmpp_2m", "one evaluation"]),
+        ("interval:0.2,0.8", ["not guided", "--guide cfg:3 --guide interval:0.2,0.8"]),
+        ("cfgpp:0.6", ["dpmpp_2m", "one evaluation", "--solver ddim"]),
     ],
 )
 def test_mistakes_list_what_exists(typed, words, call):
@@ -99,3 +105,20 @@ def test_mistakes_list_what_exists(typed, words, call):
     told = " ".join(refused.err.split())
     for word in words:
         assert word in told
+
+
+def test_guides_are_listed_with_their_settings(call):
+    found = {one["name"]: one["usage"] for one in call("guides", "--json").json}
+    assert found["apg"] == "weight, momentum=-0.5, radius=inf, parallel=0.0, negative=None"
+    assert found["product"] == "other"
+    assert "shift_time" in call("guides").out
+
+
+def test_guidance_twice_and_guidance_to_nowhere_are_told(call):
+    twice = call(*ASKED, "--guidance", 3, "--guide", "apg:7")
+    assert twice.code == 2
+    assert "around a guide by the condition" in twice.err
+    plain = ("sample", "toys:blobs", "-n", 2, "--nfe", 2, "-o", "x.npz", "--guide")
+    assert "from the model to itself" in call(*plain, "cfg:3").err
+    assert call(*plain, "cfg:3,negative=0").err == ""
+    assert call(*plain, "cfg:3", "--condition", 1).err == ""

@@ -36,6 +36,7 @@ for name, function, panel in (
     ("models", lists.models, _LOOK),
     ("recipes", lists.recipes, _LOOK),
     ("grids", lists.grids, _LOOK),
+    ("guides", lists.guides, _LOOK),
     ("systems", lists.systems, _LOOK),
     ("cite", cite.cite, _LOOK),
 ):

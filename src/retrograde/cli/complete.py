@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from retrograde.cli.steering import GUIDES
+
 _NAMES = Path(__file__).with_name("names.json")
 _MODELS = Path(__file__).parents[1] / "zoo" / "models"
 
@@ -58,6 +60,11 @@ def operators(incomplete: str) -> list[str]:
 def methods(incomplete: str) -> list[str]:
     """Complete a method for inverse problems."""
     return [name for name in listed("methods") if name.startswith(incomplete)]
+
+
+def guides(incomplete: str) -> list[str]:
+    """Complete a guide's name; its settings follow a colon."""
+    return [name for name in GUIDES if name.startswith(incomplete)]
 
 
 def _last(incomplete: str, names: list[str]) -> list[str]:

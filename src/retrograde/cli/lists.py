@@ -1,4 +1,4 @@
-"""`retrograde models`, `recipes`, `grids`, `systems`: what there is."""
+"""`retrograde models`, `recipes`, `grids`, `guides`, `systems`: what there is."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from retrograde.cli import complete, console, options
+from retrograde.cli import complete, console, options, steering
 from retrograde.errors import UnknownName
 
 
@@ -67,6 +67,17 @@ def grids(as_json: options.AsJson = False) -> None:
         given = (f"{key}={value}" if value is not None else key for key, value in entry["options"].items())
         rows.append((entry["name"], " ".join(given), entry["summary"]))
     console.table(("grid", "options", "what it is"), rows)
+
+
+def guides(as_json: options.AsJson = False) -> None:
+    """List the methods of guidance that can be typed after --guide, with their settings."""
+    found = steering.listed()
+    if as_json:
+        console.emit([{"name": name, "usage": steering.usage(known), "summary": text} for name, known, text in found])
+        return
+    console.table(
+        ("guide", "settings", "what it makes"), [(name, steering.usage(known), text) for name, known, text in found]
+    )
 
 
 def systems(

@@ -45,8 +45,9 @@ Guide = Annotated[
     list[str] | None,
     typer.Option(
         "--guide",
-        help="Steer by a method of retrograde.guide, such as apg:scale=7,momentum=-0.5 or interval:0.2,0.8; repeatable: "
-        "each is put around those before.",
+        help="Steer by a method (`retrograde guides`), such as apg:scale=7,momentum=-0.5, then interval:0.2,0.8; "
+        "repeatable: each is put around those before.",
+        autocompletion=complete.guides,
         metavar="NAME:SETTINGS",
     ),
 ]

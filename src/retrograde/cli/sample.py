@@ -33,7 +33,8 @@ def sample(
         str | None, typer.Option("--grid", help="Grid (`retrograde grids`).", autocompletion=complete.grids)
     ] = None,
     option: Annotated[
-        list[str] | None, typer.Option("--set", help="Option of recipe or grid, such as eta=0.5; repeatable.")
+        list[str] | None,
+        typer.Option("--set", help="Option of recipe, grid or plan, such as eta=0.5 or start=0.99; repeatable."),
     ] = None,
     plan: Annotated[
         Path | None, typer.Option("--plan", help="Plan file to run, instead of --solver, --nfe and --grid.")
@@ -92,6 +93,9 @@ def sample(
     conditions = told.Told(denoiser, condition, written)
     import retrograde as rg
 
+    towards = (guidance is not None and negative_prompt is None) or steering.leads_nowhere(guide or [])
+    if towards and denoiser.conditions and condition is None and not written:
+        console.note("note: guidance without --condition or --prompt leads from the model to itself")
     denoiser, steered = steering.guided(denoiser, guide or [], **place)
     if threshold is not None:
         denoiser = rg.guide.threshold(denoiser, threshold)
