@@ -40,6 +40,11 @@ def test_help_loads_nothing_heavy(arguments):
     assert heavy == set()
 
 
+def test_the_package_runs_as_the_command():
+    ran = subprocess.run([sys.executable, "-m", "retrograde", "--help"], capture_output=True, text=True, check=True)
+    assert all(name in ran.stdout for name in ("sample", "solve", "tune"))
+
+
 def test_the_watch_for_heavy_packages_sees_them():
     assert "torch" in heavy_after(["grids"])[1]
 

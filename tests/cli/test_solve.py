@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 import retrograde as rg
+from retrograde.cli.solve import strips
 from retrograde.operators import GaussianNoise, ImpulseNoise, PoissonNoise, noise_of
 
 QUICK = ("--nfe", 12, "-n", 24, "--method", "pigdm")
@@ -83,6 +84,9 @@ def test_a_picture_is_a_measurement(call, truth):
             ("--operator", "down:2", "--noise", 0.1, "--measurement", "y.npy"),
             "y.npy of shape [1, 8, 8]\n  allowed: [1, 4, 4]",
         ),
+        (("--operator", "blur:1", "--noise", 0.1, "--measurement", "flat.npy"), "y.reshape(1, 8, 8)"),
+        (("--operator", "blur:1", "--noise", 0.1, "--measurement", "three.npy"), "one measurement at a time"),
+        (("--operator", "hdr", "--noise", 0.1, "--measurement", "y.npy", "--method", "pigdm"), "not linear"),
         (("--operator", "blur:1", "--noise", "much", "--measurement", "y.npy"), "gaussian, impulse, poisson"),
         (("--operator", "blur:1", "--noise", -1, "--measurement", "y.npy"), "std >= 0"),
         (("--operator", "blur:1", "--noise", "poisson:gain=x", "--measurement", "y.npy"), "a number"),
@@ -101,6 +105,8 @@ def test_a_picture_is_a_measurement(call, truth):
 )
 def test_mistakes_are_mended(call, truth, typed, said):
     np.save("y.npy", truth)
+    np.save("flat.npy", truth[0])
+    np.save("three.npy", np.stack([truth] * 3))
     np.save("complex.npy", truth.astype(np.complex64))
     np.save("nan.npy", np.full_like(truth, np.nan))
     np.savez("two.npz", a=truth, b=truth)
@@ -108,6 +114,18 @@ def test_mistakes_are_mended(call, truth, typed, said):
     assert ran.code == 2
     assert said in ran.err
     assert "mend: " in ran.err
+
+
+def test_projections_are_shown_in_their_own_range(truth):
+    x = torch.tensor(truth, dtype=torch.float32)
+    noisy = x + 0.5 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
+    sums = rg.operators.make("radon:views=4", (1, 8, 8))(x[None])[0]
+    kept = {"measurement": noisy, "mean": x, "samples": x[None]}
+    assert strips(kept)[0][0] == "measurement"
+    assert torch.equal(strips(kept)[0][1], noisy[None])
+    label, shown = strips(kept | {"measurement": sums})[0]
+    assert label == f"measurement (black: {sums.min():.2f}, white: {sums.max():.2f})"
+    assert (float(shown.min()), float(shown.max())) == pytest.approx((-1.0, 1.0))
 
 
 def test_noises_are_read_from_text():

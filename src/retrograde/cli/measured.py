@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,7 +54,9 @@ def read(file: Path, shape: Sequence[int]) -> Tensor:
         case ".png":
             array = _picture(file, shape)
         case _:
-            raise BadValue(f"{file}", "a name ending in .npy, .npz or .png", 'numpy.save("y.npy", y) writes one')
+            raise BadValue(
+                f"{file}, a file of another kind", "a name ending in .npy, .npz or .png", 'numpy.save("y.npy", y) writes one'
+            )
     if not np.issubdtype(array.dtype, np.number) or np.iscomplexobj(array):
         given = f"{file}, an array of {array.dtype}"
         raise BadValue(
@@ -63,12 +66,17 @@ def read(file: Path, shape: Sequence[int]) -> Tensor:
     if tuple(value.shape) == (1, *shape):
         value = value[0]
     if tuple(value.shape) != tuple(shape):
-        raise ShapeError(
-            f"{file} of shape {list(value.shape)}",
-            f"{list(shape)}",
-            "--operator with the settings that it was measured with",
-        )
+        raise ShapeError(f"{file} of shape {list(value.shape)}", f"{list(shape)}", _reshaped(tuple(value.shape), shape))
     return value
+
+
+def _reshaped(given: tuple[int, ...], shape: Sequence[int]) -> str:
+    """Return what makes an array of the right shape of this one."""
+    if math.prod(given) == math.prod(shape):
+        return f"numpy.save with y.reshape{tuple(shape)}"
+    if given[1:] == tuple(shape):
+        return "one measurement at a time: numpy.save with y[0]"
+    return "--operator with the settings that it was measured with, and the model of what was measured"
 
 
 def _only(file: Path, arrays: dict[str, Any]) -> Any:

@@ -26,6 +26,8 @@ LEVEL = 0.9
 
 SHOWN = 8
 """Samples in the picture."""
+OUTSIDE = 3.0
+"""Values beyond are no picture's, however noisy."""
 
 
 def solve(
@@ -193,12 +195,23 @@ def write(out: Path, solution: Solution, posed: Measurement, truth: Tensor | Non
     return files
 
 
+def in_range(label: str, x: Tensor) -> tuple[str, Tensor]:
+    """Return a strip as it is where it is a picture, else from its least value in black to its greatest in white.
+
+    Projections and spectra have a range of their own.
+    """
+    if float((x.abs() > OUTSIDE).double().mean()) < 0.01:
+        return label, x
+    low, high = float(x.min()), float(x.max())
+    return f"{label} (black: {low:.2f}, white: {high:.2f})", 2.0 * (x - low) / max(high - low, 1e-12) - 1.0
+
+
 def strips(kept: dict[str, Tensor]) -> list[tuple[str, Tensor]]:
     """Return what the picture shows: a measurement that is one, the truth where it is known, mean, spread, samples."""
     shown = []
     for key, label in (("measurement", "measurement"), ("truth", "truth"), ("mean", "mean")):
         if key in kept and pictures.is_picture(tuple(kept[key].shape)):
-            shown.append((label, kept[key][None]))
+            shown.append(in_range(label, kept[key][None]) if key == "measurement" else (label, kept[key][None]))
     if "std" in kept:
         most = float(kept["std"].max())
         scaled = kept["std"] / most if most > 0.0 and math.isfinite(most) else kept["std"]

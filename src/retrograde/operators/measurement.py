@@ -73,7 +73,7 @@ class Measurement:
         """The operator, where it is linear; else a BadValue."""
         if not isinstance(self.operator, Linear):
             raise BadValue(
-                f"{type(self.operator).__name__} for a method of linear operators",
+                f"an operator that is not linear, {type(self.operator).__name__}, for a method that needs a linear one",
                 "a linear operator",
                 "method='dps', which needs a gradient alone",
             )
