@@ -78,6 +78,7 @@ def test_gradients_reach_what_the_condition_was_made_by():
 def test_one_step_is_one_question():
     den, _, y, _ = made(1)
     plan = mean_steps(compact_path(1))
+    assert compact_path(1).a(1.0) ** 2 == pytest.approx(0.01)  # it begins at noise, not near z
     assert (plan.nfe, plan.rows[0].outputs, plan.rows[0].noises) == (1, (1.0,), ())
     assert rg.record(den, plan, condition={"seen": y}, n=5, dtype=DOUBLE).ledger.nfe == 1
 

@@ -19,8 +19,11 @@ from retrograde.sampling import sample
 
 
 def compact_path(steps: int = 4, first: float = 0.1, last: float = 0.99) -> VPDiscrete:
-    """Return the published chain of few steps: 1 - abar_k/abar_{k-1} = beta_k, even in its root from first to last."""
-    betas = torch.linspace(first**0.5, last**0.5, steps, dtype=torch.float64) ** 2
+    """Return the published chain of few steps: 1 - abar_k/abar_{k-1} = beta_k, even in its root from first to last.
+
+    A chain of one step has the last: it begins at noise, as the others do.
+    """
+    betas = torch.linspace(last**0.5, first**0.5, steps, dtype=torch.float64).flip(0) ** 2
     return from_alphas_cumprod(torch.cumprod(1.0 - betas, 0).tolist())
 
 
