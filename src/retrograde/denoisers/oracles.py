@@ -365,3 +365,25 @@ def FiniteData(
 ) -> GaussianMixture:
     """Return the exact denoiser of a finite data set, points [n, *shape]: what a network that memorized it would say."""
     return GaussianMixture(path, points, 0.0, labels=labels, predicts=predicts, name="finite_data")
+
+
+def product(models: Sequence[GaussianMixture], exponents: Sequence[float] | None = None) -> GaussianMixture:
+    """Return the exact denoiser of the product of powers prod_i q_i^{w_i} of mixtures, from which one can also draw.
+
+    A product of experts, an annealed law (whole powers), the law that guidance names between Gaussians (any powers): what
+    `guide.product` aims at, whose noised laws are not the product of the noised ones. On the first model's path.
+
+    Args:
+        exponents: w, one each where left out. Whole numbers from 0; any numbers of a mixture of one component.
+
+    Raises:
+        BadValue: other exponents, a product without a norm, components without spread, or too many of them.
+        ShapeError: items of different shapes.
+    """
+    from retrograde.denoisers.multiplied import multiplied
+
+    exponents = [1.0] * len(models) if exponents is None else exponents
+    if not models or len(exponents) != len(models):
+        given = f"{len(models)} models, {len(exponents)} exponents"
+        raise BadValue(given, "as many exponents as models, at least one", "product([one, other], [1, 2])")
+    return multiplied(models, exponents)
