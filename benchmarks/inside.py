@@ -17,7 +17,6 @@ The transformer is trained by `python examples/train_dit8.py`. Writes benchmarks
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import time
 from collections.abc import Callable
@@ -25,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from reuse import ROOT, rms, transformer8
 from torch import Tensor, nn
 
 import retrograde as rg
@@ -33,23 +33,9 @@ from retrograde.plan_file import write_atomically
 from retrograde.quality import frechet_distance, kernel_distance
 from retrograde.train.exits import answered
 
-ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results" / "inside.json"
 STEPS, ITEMS, DRAWN = 20, 64, 128
 LABELS = [k % 10 for k in range(ITEMS)]
-
-
-def rms(one: Tensor, other: Tensor) -> float:
-    """Root mean square distance per element."""
-    return float((one - other).square().mean().sqrt())
-
-
-def transformer8(weights: Path) -> Any:
-    """Return the small trained transformer."""
-    spec = importlib.util.spec_from_file_location("train_dit8", ROOT / "examples" / "train_dit8.py")
-    example: Any = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
-    spec.loader.exec_module(example)  # type: ignore[union-attr]
-    return example.denoiser(weights)
 
 
 class Elsewhere(nn.Module):

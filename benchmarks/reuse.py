@@ -1,15 +1,15 @@
 """Reuse against its honest control: the same recipe with fewer steps, and better plans, at equal multiply-accumulates.
 
 For each model, policy and column: multiply-accumulates and seconds, the distance to the uncached run and to the end points
-of a fine solver from the same noise, and the Frechet distance to the data. Beside it the same recipe with as many steps
-as the policy's cost pays for, and dpmpp_2m with as many; fitted plans of such budgets, alone and with reuse, in parts of
-their own. For an SD-shaped UNet with random weights costs alone, of DeepCache here and of the DeepCache package (if
-it is installed), and of first-block caches here and in diffusers. For streams, seconds beside
-those of frames sampled one by one. For sampling many rows at once, rounds and evaluations.
+of a fine solver from the same noise, and the Frechet distance to the data. Beside it, with as many evaluations as the
+policy's cost pays for: the same recipe, dpmpp_2m, and a plan fitted for them. In parts of their own: fitted plans in which
+rows reuse, without the fit's knowledge and with it. What costs alone and time say, on larger networks and beside other
+people's code, measures reuse_speed.py.
 
     python benchmarks/reuse.py [--dit runs/dit8/dit8.pt] [--items 64] [--parts digits "digits fitted" ...]
 
-The transformer is trained by `python examples/train_dit8.py`. Writes benchmarks/results/reuse.json.
+The transformer is trained by `python examples/train_dit8.py --out runs/dit8` (two minutes). Fitted plans are kept in
+runs/reuse. Writes benchmarks/results/reuse.json.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ import importlib.util
 import json
 import platform
 import time
-import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -35,6 +34,7 @@ from retrograde.tune.effort import Effort
 
 RESULTS = Path(__file__).parent / "results" / "reuse.json"
 ROOT = Path(__file__).parents[1]
+KEPT = ROOT / "runs" / "reuse"
 STEPS = 20
 QUICK = Effort(
     fit=32,
@@ -65,12 +65,25 @@ def rms(one: torch.Tensor, other: torch.Tensor) -> float:
 Judged = Callable[[Any, rg.Plan], dict[str, float]]
 
 
+def labels(n: int, seed: int = 0) -> list[int]:
+    """Digits in turn."""
+    return [k % 10 for k in range(n)]
+
+
+def fitted(model: str, den: Any, nfe: int, effort: Any) -> rg.Plan:
+    """Return the plan that the tuner fits for so many evaluations; made once and kept."""
+    file = KEPT / f"{model} {nfe}.json"
+    if not file.exists():
+        KEPT.mkdir(parents=True, exist_ok=True)
+        rg.tune(den, nfe, effort=effort, condition=labels, compare=False).save(file)
+    return rg.Plan.load(file)
+
+
 def judge(model: str, den: Any, items: int) -> Judged:
     """Return what measures samples: distances to the uncached run and to a fine one, and the Frechet distance to data."""
     images = (data.digits8 if model == "dit8" else data.digits)("all")[0]
     features = (lambda x: x.flatten(1)) if model == "dit8" else zoo.classifier().features
-    labels = [k % 10 for k in range(items)]
-    draw: Callable[[Any, rg.Plan], torch.Tensor] = lambda d, p: rg.sample(d, p, items, 3, condition=labels)  # noqa: E731
+    draw: Callable[[Any, rg.Plan], torch.Tensor] = lambda d, p: rg.sample(d, p, items, 3, condition=labels(items))  # noqa: E731
     fine = draw(den, rg.plan("dpmpp_2m", den.path, nfe=100))
     uncached = draw(den, rg.plan("ddim", den.path, nfe=STEPS))
 
@@ -85,14 +98,17 @@ def judge(model: str, den: Any, items: int) -> Judged:
     return judged
 
 
-def quality(model: str, den: Any, cases: dict[str, tuple[Any, rg.Plan]], items: int) -> dict[str, Any]:
+Cases = dict[str, tuple[Any, rg.Plan]]
+
+
+def quality(model: str, den: Any, cases: Cases, items: int, effort: Any, guided: str = "") -> dict[str, Any]:
     """Measure the cases of one model, each beside its controls."""
     judged, plan = judge(model, den, items), rg.plan("ddim", den.path, nfe=STEPS)
     batch = 16 if model == "dit8" else 4  # timed; an evaluation of the transformer is short
     one = cost(den, rg.plan("ddim", den.path, nfe=1), 1, condition=0).macs
     rows = [{"case": "uncached", "nfe": STEPS, "macs": cost(den, plan, 1, condition=1).macs} | judged(den, plan)]
     for name, (denoiser, p) in cases.items():
-        spent = cost(denoiser, p, 4, condition=1)
+        spent = cost(denoiser, p, 4, repeats=0, condition=1)
         steps = max(1, round(spent.macs / one))
         row = {"case": name, "nfe": p.nfe, "macs": spent.macs, "steps it pays for": steps}
         runs: dict[str, Callable[[], Any]] = {
@@ -107,6 +123,7 @@ def quality(model: str, den: Any, cases: dict[str, tuple[Any, rg.Plan]], items: 
         row |= judged(denoiser, p)
         row["same recipe"] = judged(den, rg.plan("ddim", den.path, nfe=steps))
         row["dpmpp_2m"] = judged(den, rg.plan("dpmpp_2m", den.path, nfe=steps))
+        row["fitted"] = judged(den, fitted(model + guided, den, steps, effort))
         rows.append(row)
         print(name, json.dumps({k: v for k, v in row.items() if k != "case"}, default=str), flush=True)
     return {"items": items, "rows": rows}
@@ -118,7 +135,7 @@ def fits(model: str, den: Any, cached: Any, budgets: tuple[int, ...], items: int
     one = cost(den, rg.plan("ddim", den.path, nfe=1), 1, condition=0).macs
     rows = []
     for nfe in budgets:
-        plan = rg.tune(den, nfe, effort=effort, condition=lambda n, seed: [k % 10 for k in range(n)], compare=False)
+        plan = fitted(model, den, nfe, effort)
         row: dict[str, Any] = {"nfe": nfe, "alone": judged(den, plan)}
         column = accelerate.every(plan, 2, begin=2)
         row["reused"] = judged(cached, column) | {"steps it pays for": cost(cached, column, 1, condition=1).macs / one}
@@ -128,20 +145,47 @@ def fits(model: str, den: Any, cached: Any, budgets: tuple[int, ...], items: int
 
 
 def digits(items: int) -> dict[str, Any]:
-    """Measure DeepCache on the embedded UNet."""
+    """Measure the policies that fit the embedded UNet."""
     den = rg.load("digits")
     plan = rg.plan("ddim", den.path, nfe=STEPS)
-    cases = {
+    cases: Cases = {
         f"deepcache branch {b} every {k}": (accelerate.deepcache(den, b), accelerate.every(plan, k))
         for b, k in ((0, 2), (0, 3), (0, 5), (2, 3))
     }
     cases["encoder every 3"] = (accelerate.encoder_cache(den), accelerate.every(plan, 3))
+    together = accelerate.decode_ahead(accelerate.every(plan, 3), den)
+    cases["encoder every 3, decoders in one call"] = (accelerate.encoder_cache(den), together)
     cases["deepcache branch 0 centred 7"] = (accelerate.deepcache(den, 0), accelerate.centred(plan, 7))
-    return quality("digits", den, cases, items)
+    cases["half of the tokens merged"] = (accelerate.merge_tokens(den, 0.5), plan)
+    cases["middle left out in every 2nd"] = (accelerate.skip_blocks(den), left_out(plan, middle(den)))
+    return quality("digits", den, cases, items, QUICK)
+
+
+def left_out(plan: rg.Plan, block: int) -> rg.Plan:
+    """Leave a block out in every second row."""
+    return accelerate.reuse(plan, range(0, STEPS, 2), [block], knob="skip")
+
+
+def middle(den: Any) -> int:
+    """Number of the middle one of a network's blocks."""
+    return len(find(den.network).blocks) // 2
+
+
+def shared(model: str, den: Any, items: int, effort: Any) -> dict[str, Any]:
+    """Measure attention that branches of guidance share."""
+    plan, guided = rg.plan("ddim", den.path, nfe=STEPS), rg.guide.cfg(den, 2.0)
+    halved = accelerate.every(plan, 2, knob="share")
+    cases: Cases = {
+        "attention shared, every 2": (rg.guide.cfg(accelerate.share_attention(den), 2.0), halved),
+        "guided above 0.5 alone": (rg.guide.interval(guided, 0.5), plan),
+    }
+    return quality(model, guided, cases, items, effort, " guided")
 
 
 def transformer8(weights: Path) -> Any:
     """Return the small trained transformer."""
+    if not weights.exists():
+        raise SystemExit(f"no {weights}: train the transformer, python examples/train_dit8.py --out {weights.parent}")
     spec = importlib.util.spec_from_file_location("train_dit8", ROOT / "examples" / "train_dit8.py")
     example: Any = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
     spec.loader.exec_module(example)  # type: ignore[union-attr]
@@ -152,7 +196,7 @@ def dit(weights: Path, items: int) -> dict[str, Any]:
     """Measure the caches of blocks on a small trained transformer."""
     den = transformer8(weights)
     plan = rg.plan("ddim", den.path, nfe=STEPS)
-    cases: dict[str, tuple[Any, rg.Plan]] = {}
+    cases: Cases = {}
     for order, k in ((0, 2), (0, 5), (1, 2), (1, 3), (1, 5), (2, 5)):
         column = accelerate.every(plan, k, begin=2)
         cases[f"all blocks, order {order}, every {k}"] = (accelerate.block_cache(den, order=order), column)
@@ -166,13 +210,20 @@ def dit(weights: Path, items: int) -> dict[str, Any]:
         cases[f"teacache {threshold}"] = (accelerate.teacache(den, threshold), plan)
     ratios = accelerate.magnitudes(den, plan, condition=1)
     cases["magcache 0.06"] = (accelerate.block_cache(den), accelerate.magcache(plan, ratios))
-    return quality("dit8", den, cases, items)
+    cases["block 3 left out in every 2nd"] = (accelerate.skip_blocks(den), left_out(plan, count))
+    cases["half of the tokens merged"] = (accelerate.merge_tokens(den, 0.5), plan)
+    halves = accelerate.every(plan, 2)
+    taught = rg.train.fit_feedback(den, halves, 5, items=256, condition=labels(256), steps=800)
+    cases["inner loop, 5 blocks, every 2"] = (accelerate.inner_loop(den, taught), halves)
+    exits = rg.train.fit_exits(den, *data.digits8("train"), teacher="network", steps=400)
+    cases["early exit 0.1"] = (accelerate.early_exit(den, exits, 0.1), plan)
+    return quality("dit8", den, cases, items, MODERATE)
 
 
 def together(model: str, cached: Any, budgets: tuple[float, ...], items: int, effort: Any) -> dict[str, Any]:
     """Measure plans fitted together with where to reuse, and fitted without reuse, of the same budgets."""
     judged, rows = judge(model, cached, items), []
-    fit = accelerate.ReuseFit.of(cached, 0, effort, lambda n, seed: [k % 10 for k in range(n)])
+    fit = accelerate.ReuseFit.of(cached, 0, effort, labels)
     for budget in budgets:
         found = fit.plans(budget)
         row: dict[str, Any] = {"budget": budget, "share": fit.share}
@@ -218,169 +269,6 @@ def alternating(runs: dict[str, Callable[[], Any]], repeats: int) -> dict[str, f
     return best
 
 
-def unet(repeats: int = 7) -> dict[str, Any]:
-    """Compare DeepCache here and in the package on one SD-shaped UNet, in one process."""
-    from diffusers import DDIMScheduler, UNet2DConditionModel
-
-    torch.manual_seed(0)
-    net = UNet2DConditionModel(
-        sample_size=16, block_out_channels=(64, 128, 128, 128), cross_attention_dim=64, norm_num_groups=16
-    ).eval()
-    text = torch.randn(1, 8, 64)
-
-    class Told(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.unet = net
-
-        def forward(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-            return self.unet(x, t[0], encoder_hidden_states=text.expand(len(x), -1, -1)).sample
-
-    scheduler = DDIMScheduler(clip_sample=False)
-    path = rg.paths.from_alphas_cumprod(scheduler.alphas_cumprod)
-    den = rg.Denoiser(Told(), path, "noise", (4, 16, 16))
-    steps, interval = 9, 3
-    plan = rg.plan("ddim", path, nfe=steps)
-    x = rg.record(den, plan[:1], 1).trajectory[0]
-    times = [torch.tensor(row.network_time) for row in plan.bind(den).rows if row.time is not None]
-    rows: dict[str, Any] = {}
-    for branch in (0, 2):
-        cached, column = accelerate.deepcache(den, branch), accelerate.every(plan, interval)
-        spent = cost(cached, column, 1, x=x)
-        outputs: dict[str, list[torch.Tensor]] = {"here": [], "package": [], "uncached": []}
-
-        def asked(denoiser: Any, p: rg.Plan, into: list[torch.Tensor]) -> None:
-            into[:] = [state.x_t for state in rg.steps(p, denoiser, x=x)]
-
-        runs: dict[str, Callable[[], Any]] = {
-            "here": lambda c=cached, p=column, o=outputs: asked(c, p, o["here"]),
-            "uncached": lambda o=outputs: asked(den, plan, o["uncached"]),
-        }
-        if importlib.util.find_spec("DeepCache"):
-            from DeepCache.extension.deepcache import DeepCacheSDHelper
-
-            def packaged(o: dict[str, list[torch.Tensor]] = outputs, branch: int = branch) -> None:
-                told = types.SimpleNamespace(timesteps=torch.stack(times))
-                helper = DeepCacheSDHelper(pipe=types.SimpleNamespace(unet=net, scheduler=told))
-                helper.set_params(cache_interval=interval, cache_branch_id=branch)
-                helper.enable()
-                try:
-                    asked(den, plan, o["package"])
-                finally:
-                    helper.disable()
-
-            runs["package"] = packaged
-        seconds = alternating(runs, repeats)
-        rows[f"branch {branch}"] = {
-            "macs": spent.macs,
-            "spared": spent.spared,
-            "seconds": seconds,
-            "to uncached": {
-                name: rms(made[-1], outputs["uncached"][-1]) for name, made in outputs.items() if made and name != "uncached"
-            },
-        }
-        print(branch, json.dumps(rows[f"branch {branch}"]), flush=True)
-    return {"steps": steps, "every": interval, "rows": rows}
-
-
-def transformer(repeats: int = 7) -> dict[str, Any]:
-    """Compare first-block caches here and in diffusers on one transformer with random weights, in one process."""
-    from diffusers import DiTTransformer2DModel
-    from diffusers.hooks import FirstBlockCacheConfig, HookRegistry, apply_first_block_cache
-    from diffusers.hooks.hooks import CacheContext, _set_cache_context
-
-    torch.manual_seed(0)
-    net = DiTTransformer2DModel(
-        num_attention_heads=6, attention_head_dim=32, in_channels=4, out_channels=4, num_layers=8, sample_size=16
-    ).eval()
-    with torch.no_grad():
-        for parameter in net.parameters():
-            parameter.copy_(0.5 * torch.randn_like(parameter) / max(1, parameter[0].numel()) ** 0.5)
-
-    class Told(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.transformer = net
-
-        def forward(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-            label = torch.zeros(len(x), dtype=torch.long)
-            return self.transformer(x, timestep=10 * t, class_labels=label).sample
-
-    den = rg.Denoiser(Told(), rg.paths.Flow(), "velocity", (4, 16, 16))
-    plan = rg.plan("ddim", den.path, nfe=20)
-    rows: dict[str, Any] = {}
-    for threshold in (0.02, 0.1, 0.3):
-        cached, made = accelerate.first_block(den, threshold), {}
-
-        def hooked(threshold: float = threshold, made: dict[str, torch.Tensor] = made) -> None:
-            apply_first_block_cache(net, FirstBlockCacheConfig(threshold=threshold))
-            try:
-                _set_cache_context(net, CacheContext("run"))
-                made["diffusers"] = rg.sample(den, plan)
-            finally:
-                registry = HookRegistry.check_if_exists_or_initialize(net)
-                _set_cache_context(net, None)
-                for hook in ("fbc_leader_block_hook", "fbc_block_hook"):
-                    registry.remove_hook(hook, recurse=True)
-
-        runs: dict[str, Callable[[], Any]] = {
-            "here": lambda c=cached, m=made: m.update(here=rg.sample(c, plan)),
-            "diffusers": hooked,
-            "uncached": lambda m=made: m.update(uncached=rg.sample(den, plan)),
-        }
-        seconds = alternating(runs, repeats)
-        rows[f"threshold {threshold}"] = {
-            "macs": cost(cached, plan).macs,
-            "seconds": seconds,
-            "to uncached": {name: rms(made[name], made["uncached"]) for name in ("here", "diffusers")},
-            "here to diffusers": rms(made["here"], made["diffusers"]),
-        }
-        print(threshold, json.dumps(rows[f"threshold {threshold}"]), flush=True)
-    return {"steps": 20, "rows": rows}
-
-
-def stream(frames: int = 24) -> dict[str, Any]:
-    """Compare a stream of frames, one call for each, with frames sampled one by one: processor seconds of all."""
-    den = rg.load("digits8-flow")
-    given = list(torch.randn(frames, *den.shape, generator=torch.Generator().manual_seed(0)))
-    rows = {}
-    for nfe in (1, 2, 4, 8):
-        plan = rg.plan("ddim", den.path, nfe=nfe)
-        runs: dict[str, Callable[[], Any]] = {
-            "stream": lambda p=plan: list(accelerate.stream(given, den, p, condition=1)),
-            "one by one": lambda p=plan: [
-                rg.sample(den, p, signal=frame[None], items=[k], condition=1) for k, frame in enumerate(given)
-            ],
-        }
-        seconds = alternating(runs, 3)
-        rows[f"{nfe} evaluations"] = {"seconds": seconds, "gain": seconds["one by one"] / seconds["stream"]}
-    return {"model": den.name, "frames": frames, "rows": rows}
-
-
-def parallel(items: int = 4) -> dict[str, Any]:
-    """Count the rounds of sampling many rows at once: sweeps of 100 rows, and speculation over 50."""
-    den = rg.load("digits8-flow")
-    labels = [k % 10 for k in range(items)]
-    rows: dict[str, Any] = {}
-
-    def counted(name: str, made: Any, **more: Any) -> None:
-        rows[name] = {"rounds": made.rounds.tolist(), "evaluations": made.ledger.nfe} | more
-        print(name, json.dumps(rows[name]), flush=True)
-
-    for recipe in ("ddim", "ddpm"):
-        plan = rg.plan(recipe, den.path, nfe=100)
-        alone = rg.sample(den, plan, items, 1, condition=labels)
-        for window, anderson in ((None, 0), (None, 3), (25, 0), (25, 3)):
-            made = accelerate.picard(den, plan, items, 1, window=window, anderson=anderson, condition=labels)
-            case = f"{recipe}, window {window or 'all'}, anderson {anderson}"
-            counted(case, made, **{"to sequential": rms(made.samples, alone)})
-    plan = rg.plan("ddpm", den.path, nfe=50)
-    for window in (4, 8):
-        made = accelerate.speculative(den, plan, items, 1, window=window, condition=labels)
-        counted(f"speculative, window {window}", made, accepted=(made.accepted / made.drafted).tolist())
-    return {"model": den.name, "items": items, "rows": rows}
-
-
 def main() -> None:
     """Run the parts and keep their results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -399,14 +287,11 @@ def main() -> None:
             for name, policy in halves(transformer8(given.dit)).items()
         },
         "digits together": lambda: together("digits", accelerate.deepcache(rg.load("digits")), (4.0,), given.items, CAREFUL),
-        "unet": unet,
-        "transformer": transformer,
-        "stream": stream,
-        "parallel": parallel,
+        "digits guided": lambda: shared("digits", rg.load("digits"), given.items, QUICK),
+        "dit8 guided": lambda: shared("dit8", transformer8(given.dit), given.items, MODERATE),
     }
     for name in given.parts or parts:
-        with torch.no_grad() if name in ("unet", "transformer") else torch.enable_grad():
-            made = parts[name]()
+        made = parts[name]()
         kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
         kept["machine"] = {"processor": platform.machine(), "threads": 1, "torch": torch.__version__}
         kept[name] = made

@@ -88,7 +88,7 @@ def smaller(out: Path, steps: int) -> Any:
 def sizes(out: Path, items: int) -> dict[str, Any]:
     """Measure cascades of two sizes."""
     large: Any = rg.load("digits")
-    small, seconds = smaller(out, 100)
+    small, seconds = smaller(out, 1300)
     real, labels = data.digits("all")[0], [k % 10 for k in range(items)]
     whole = [(large, rg.plan("dpmpp_2m", large.path, nfe=14, grid="karras"))]
     cascades: dict[str, list[Stage]] = {"28, 14 steps": whole}
