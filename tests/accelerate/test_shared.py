@@ -1,5 +1,6 @@
 """Attention shared between branches: the second takes that of the first, at half its cost."""
 
+import pytest
 import torch
 
 import retrograde as rg
@@ -34,6 +35,25 @@ def test_a_single_branch_is_never_split(dit, den):
         column = reuse(rg.plan("ddim", model.path, nfe=3), [], knob="share")
         plain = rg.sample(model, rg.plan("ddim", model.path, nfe=3), 2, condition=[0, 1])
         assert torch.equal(rg.sample(rg.guide.cfg(share_attention(model), 1.0), column, 2, condition=[0, 1]), plain)
+
+
+def test_runs_in_turns_do_not_meet_and_an_exception_leaves_the_module_clean(dit):
+    plan = reuse(rg.plan("ddim", dit.path, nfe=3), [0], knob="share")
+    shared = rg.guide.cfg(share_attention(dit), 2.0)
+    alone = [rg.sample(shared, plan, 2, seed, condition=seed) for seed in (0, 1)]
+    plain = rg.sample(dit, rg.plan("ddim", dit.path, nfe=3), 2, 2)
+    runs = [rg.steps(plan, shared, 2, seed, condition=seed) for seed in (0, 1)]
+    runs.append(rg.steps(rg.plan("ddim", dit.path, nfe=3), dit, 2, 2))
+    for states in zip(*runs, strict=True):
+        last = [state.x_t for state in states]
+    assert all(torch.equal(made, expected) for made, expected in zip(last, [*alone, plain], strict=True))
+    deep = dit.network.get_submodule("transformer.transformer_blocks.4.ff")
+    handle = deep.register_forward_hook(lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        rg.sample(shared, plan, 2)
+    handle.remove()
+    assert not any("forward" in child.__dict__ for child in dit.network.modules())
+    assert torch.equal(rg.sample(shared, plan, 2, 0, condition=0), alone[0])
 
 
 def test_half_of_the_attention_is_spared(den):

@@ -7,7 +7,7 @@ from torch.utils._pytree import tree_flatten, tree_map
 
 import retrograde as rg
 from retrograde import sites
-from retrograde.errors import BadType
+from retrograde.errors import BadType, UnknownName
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -199,6 +199,22 @@ def test_another_network_s_places_are_named_by_hand():
     x = torch.randn(2, 2)
     with sites.opened(net, {"body.0": places.chain[0].bypass}):
         assert torch.equal(net(x, x), net.stem(net.body[1](x)))
+
+
+def test_places_are_named_by_a_pattern():
+    net = Own()
+    chain = sites.chain(net, "body.*")
+    assert [block.name for block in chain] == ["body.0", "body.1"]
+    deep = nn.ModuleDict({"one": nn.ModuleList([Own() for _ in range(11)]), "two": Own()})
+    assert sites.matching(deep, "one.*.stem") == tuple(f"one.{k}.stem" for k in range(11))  # in order, not by name
+    assert sites.matching(deep, "one.1?.body.[1-9]") == ("one.10.body.1",)
+    assert sites.matching(deep, "**.stem") == (*(f"one.{k}.stem" for k in range(11)), "two.stem")
+    assert "two.body" in sites.matching(deep, "**")
+    with pytest.raises(UnknownName, match="stem.*"):
+        sites.matching(deep, "stem.*")
+    with sites.opened(net, dict.fromkeys(sites.matching(net, "body.*"), lambda call: call.args[0])):
+        x = torch.randn(2, 2)
+        assert torch.equal(net(x, x), net.stem(x))
 
 
 def test_compiled_networks_are_seen_through(unet):

@@ -6,7 +6,7 @@ from retrograde.sites.find import find
 from retrograde.sites.kept import Entry, Kept, Like, filled, outline
 from retrograde.sites.ledger import Book, counted, timed
 from retrograde.sites.operators import Operators, Profile, Step, kind_of, profile
-from retrograde.sites.places import Block, Ladder, Places, chain
+from retrograde.sites.places import Block, Ladder, Places, chain, matching
 from retrograde.sites.within import REUSE, Policy, Visit, Within, network_of, places_of, within
 
 __all__ = [
@@ -34,11 +34,12 @@ __all__ = [
     "filled",
     "find",
     "kind_of",
-    "profile",
+    "matching",
     "network_of",
     "opened",
     "outline",
     "places_of",
+    "profile",
     "timed",
     "within",
 ]

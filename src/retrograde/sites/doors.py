@@ -156,6 +156,13 @@ def bare(network: Any) -> Any:
 
 
 def _module(network: nn.Module, name: str) -> nn.Module:
+    found: Any = network
+    for part in name.split(".") if name else ():  # as `get_submodule` looks, at a tenth of its price
+        found = found._modules.get(part)
+        if found is None:
+            break
+    else:
+        return found
     try:
         return network.get_submodule(name)
     except AttributeError:

@@ -19,6 +19,8 @@ _CHAINS = (
     "single_transformer_blocks",
     "blocks",
     "layers",
+    "transformer_layers",
+    "double_blocks",
     "visual_transformer_blocks",
     "temporal_transformer_blocks",
 )
@@ -30,7 +32,7 @@ def find(network: Any) -> Places:
 
     A UNet has `enter`/`down`/`middle`/`up` (ours) or `conv_in`/`down_blocks`/`mid_block`/`up_blocks` (diffusers). A
     transformer has a list of blocks under one of the usual names. A module that only wraps one is looked into. Of others
-    give the places by name, `rg.sites.Places(network, chain=rg.sites.chain(network, ["layers.0", ...]))`.
+    give the places by name or by pattern, `rg.sites.Places(network, chain=rg.sites.chain(network, "encoder.*"))`.
 
     Raises:
         BadType: no module, or a module without a known pattern.
@@ -48,7 +50,7 @@ def find(network: Any) -> Places:
     raise BadType(
         f"{type(network).__name__}, of no known pattern",
         "a UNet or a transformer with a list of blocks",
-        "name its places: rg.sites.Places(network, chain=rg.sites.chain(network, [...]))",
+        'name its places: rg.sites.Places(network, chain=rg.sites.chain(network, "encoder.*"))',
     )
 
 

@@ -31,12 +31,21 @@ class Like:
 
 def outline(tree: Any) -> Any:
     """Return a site's output with `Like` in place of its tensors."""
-    return tree_map(lambda x: Like(tuple(x.shape[1:]), x.dtype, x.device) if isinstance(x, Tensor) else x, tree)
+    return _each(Tensor, lambda x: Like(tuple(x.shape[1:]), x.dtype, x.device), tree)
 
 
 def filled(tree: Any, n: int) -> Any:
     """Return an outline with zeros for n items."""
-    return tree_map(lambda x: x.zeros(n) if isinstance(x, Like) else x, tree)
+    return _each(Like, lambda x: x.zeros(n), tree)
+
+
+def _each(kind: type, change: Callable[[Any], Any], tree: Any) -> Any:
+    """Change what is of a kind; tensors and tuples of them, which most sites return, without the general walk's price."""
+    if isinstance(tree, kind):
+        return change(tree)
+    if type(tree) is tuple:
+        return tuple(_each(kind, change, part) for part in tree)
+    return tree_map(lambda x: change(x) if isinstance(x, kind) else x, tree)
 
 
 @final

@@ -104,7 +104,7 @@ class Profile:
 
     @property
     def between(self) -> float:
-        """Seconds between the operators: Python, views, the loop."""
+        """Seconds between the operators: Python, views, the loop, and some microseconds of the stopwatch at each."""
         return self.seconds - sum(one.seconds for one in self.operators.values())
 
     @property

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from fnmatch import fnmatchcase
 from typing import Any, final
 
 from torch import Tensor, nn
 
-from retrograde.errors import BadType
+from retrograde.errors import BadType, UnknownName
 from retrograde.sites.doors import Call
 
 
@@ -165,6 +166,31 @@ def streams(order: tuple[str, ...], parameters: tuple[str, ...]) -> Callable[[Ca
     return bypass
 
 
-def chain(network: nn.Module, names: list[str]) -> tuple[Block, ...]:
-    """Return blocks by name, each with one tensor in and out."""
-    return tuple(Block(name, through) for name in names)
+def matching(network: nn.Module, pattern: str) -> tuple[str, ...]:
+    """Return the sites of a network whose dotted path matches a pattern, in the order in which it holds them.
+
+    In each part of the path `*`, `?` and `[...]` stand for characters, as in file names; a part `**` stands for any number
+    of parts: "layers.*" are the layers, "**.attn" every attention by that name.
+
+    Raises:
+        UnknownName: nothing matches.
+    """
+    parts = pattern.split(".")
+    names = [name for name, _ in network.named_modules() if name]
+    found = tuple(name for name in names if _matches(name.split("."), parts))
+    if not found:
+        raise UnknownName("site", pattern, names)
+    return found
+
+
+def _matches(name: list[str], parts: list[str]) -> bool:
+    if not parts or not name:
+        return not name and all(part == "**" for part in parts)
+    if parts[0] == "**":
+        return _matches(name, parts[1:]) or _matches(name[1:], parts)
+    return fnmatchcase(name[0], parts[0]) and _matches(name[1:], parts[1:])
+
+
+def chain(network: nn.Module, names: Sequence[str] | str) -> tuple[Block, ...]:
+    """Return blocks by name, or by a pattern (see `matching`), each with one tensor in and out."""
+    return tuple(Block(name, through) for name in (matching(network, names) if isinstance(names, str) else names))
