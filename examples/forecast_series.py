@@ -14,9 +14,10 @@ deviation is off, the mean over the days (150 samples):
     DDPM 100   square, scale 4: 0.25, 1.06    quantile, scale 4: 0.27, 1.15    exact: 0.06, 1.04
 
 The published losses leave out what D leaves open: their mean is off by a fifth and more, their spread by 6 to 21 %,
-and that of "quantile" is no nearer than that of "square". No scale and no number of rows mends it: of scales from 1 to 32 the
-best mean of 60 samples is off by 0.20 ("quantile", 8, DDPM 100; "square" 0.22, 4), 400 rows have 0.28 at best, and from 16 on
-"square" diverges in 100 rows. Weak guidance is not held to y, strong guidance is too sure of it where D still says little.
+and that of "quantile" is no nearer than that of "square". No scale and no number of rows mends it: of scales from 1 to 32
+the best mean of 60 samples is off by 0.20 ("quantile", 8, DDPM 100; "square" 0.22, 4), 400 rows have 0.28 at best, and from
+16 on "square" diverges in 100 rows. Weak guidance is not held to y, strong guidance is too sure of it where D still says
+little.
 
     python examples/forecast_series.py [SAMPLES]
 
