@@ -2,7 +2,7 @@
 
 For each model and budget: root mean square and median distance of a plan's samples to the end points of a fine solver from
 the same noise, per element; the network evaluations the fit asked for, over all items, teacher included; and its seconds.
-The descents (LD3, S4S, BNS) get `--steps` steps, more evaluations than the tuner; the others what their papers ask.
+The descents (AMED, LD3, S4S, BNS) get `--steps` steps, more evaluations than the tuner; the others what their papers ask.
 Writes benchmarks/results/baselines.json, a row at a time, and prints a table.
 
     python benchmarks/baselines.py [MODEL ...] [--budgets 3 4 5 6 8] [--items 256] [--steps 100] [--only ld3 tune]
@@ -30,8 +30,8 @@ from retrograde.quality import paired_error
 from retrograde.tune import Reference, teach
 
 RESULTS = Path(__file__).parent / "results" / "baselines.json"
-DESCENTS = ("ld3", "s4s", "bns")
-TUNERS = ("tune", "auto_diffusion", "bns", "dc_solver", "dmn", "gits", "ld3", "olss", "s3", "s4s")
+DESCENTS = ("amed", "ld3", "s4s", "bns")
+TUNERS = ("tune", "amed", "auto_diffusion", "bns", "dc_solver", "dmn", "gits", "ld3", "olss", "pas", "s3", "s4s")
 
 
 def load(model: str) -> AbstractDenoiser:
@@ -54,7 +54,8 @@ def row_of(name: str, denoiser: AbstractDenoiser, nfe: int, steps: int, referenc
     began = time.perf_counter()
     plan = fitted(name, denoiser, nfe, steps)
     seconds = time.perf_counter() - began
-    error = paired_error(reference.run(plan), reference.end)
+    controllers = [rg.baselines.Directions()] if name == "pas" else []
+    error = paired_error(reference.run(plan, controllers=controllers), reference.end)
     return {
         "rms": error.rms.value,
         "median": error.median.value,

@@ -81,7 +81,22 @@ def test_ipndm_as_a_table_is_the_recipe():
     assert torch.allclose(rg.sample(data, plan, 8, x=x), rg.sample(data, recipe, 8, x=x), atol=1e-8)
 
 
-@pytest.mark.parametrize("name", ["ld3", "s4s", "bns"])
+def test_before_it_learns_amed_is_dpm_solver_2_in_sigma():
+    """Which steps over the geometric mean of two levels; an odd budget ends with a step of Euler."""
+    data = rg.oracles.GaussianMixture(rg.paths.EDM(), MEANS, 0.1)
+    plan = rg.baselines.amed(data, 7, steps=1, rate=0.0)
+    assert plan.nfe == 7
+    sigma = [rg.paths.EDM().sigma(t) for t in (plan.times[0], plan.times[2], plan.times[4], plan.times[6])]
+    y = 80.0 * torch.randn(6, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    made = rg.sample(data, plan, 6, x=y)
+    for here, there in zip(sigma, sigma[1:], strict=False):
+        middle = (here * there) ** 0.5
+        inner = y + (middle - here) * (y - data.predict(y, here).data) / here
+        y = y + (there - here) * (inner - data.predict(inner, middle).data) / middle
+    assert torch.allclose(made, data.predict(y, sigma[-1]).data, rtol=1e-8)
+
+
+@pytest.mark.parametrize("name", ["ld3", "s4s", "bns", "amed"])
 def test_descent_does_not_end_above_its_start(name):
     data = rg.oracles.GaussianMixture(rg.paths.VP(), MEANS, 0.1)
     baseline = getattr(rg.baselines, name)

@@ -13,7 +13,7 @@ from retrograde import grids, recipes
 from retrograde.denoisers import AbstractDenoiser
 from retrograde.errors import RetrogradeError
 from retrograde.plan import Plan
-from retrograde.run import NonFinite
+from retrograde.run import Controller, ControllerPerRun, NonFinite
 from retrograde.sampling import steps
 from retrograde.tune.journal import Journal
 
@@ -48,16 +48,15 @@ class Reference:
         condition = {k: v[:n] for k, v in self.condition.items()} if self.condition else self.condition
         return dataclasses.replace(self, items=self.items[:n], end=self.end[:n], condition=condition)
 
-    def run(self, plan: Plan, batch_size: int = 128) -> Tensor:
+    def run(self, plan: Plan, batch_size: int = 128, controllers: Sequence[Controller | ControllerPerRun] = ()) -> Tensor:
         """Return the samples of a plan from the same noise, [n, d]."""
         made = []
         for low in range(0, len(self.items), batch_size):
             items = self.items[low : low + batch_size]
             condition = {k: v[low : low + batch_size] for k, v in (self.condition or {}).items()}
             last = None
-            for state in steps(
-                plan, self.denoiser, len(items), self.seed, items=items, condition=condition, device=self.end.device
-            ):
+            given = {"items": items, "condition": condition, "device": self.end.device, "controllers": controllers}
+            for state in steps(plan, self.denoiser, len(items), self.seed, **given):
                 last = state.x_t
             if last is not None:
                 made.append(last.flatten(1))
