@@ -75,6 +75,10 @@ def deepcache(
 
     What is kept is the run's: each branch of guidance and each item has its own.
 
+    Published it beats fewer steps at equal cost on large networks. In the embedded `digits` (of three levels, the shallow
+    part a seventh of the work) as many DDIM steps as its cost pays for come closer to the uncached run, at every interval
+    and branch that was tried, and full rows dense around one step do no better than evenly spread ones.
+
     Args:
         branch: 0 is the cheapest; larger ones compute more and err less.
         branches: further branches that rows may name; each keeps one more tensor.

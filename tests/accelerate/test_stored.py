@@ -1,0 +1,33 @@
+"""What the stored runs found of cascades on trained networks (`python benchmarks/small_first.py --parts sizes`)."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+FOUND = json.loads((Path(__file__).parents[2] / "benchmarks" / "results" / "small_first.json").read_text())["sizes"]
+ROWS = FOUND["rows"]
+WHOLE, FEWER = ROWS["28, 14 steps"], ROWS["28, 7 steps"]
+
+
+@pytest.mark.parametrize("levels", ["on at 0.2 from 1.2", "on at 0.3 from 1.5", "on at 0.3 from 2.0"])
+def test_large_small_large_costs_half_and_keeps_the_distance(levels):
+    """Of attention, whose cost grows with the square; as near to the digits as the whole run, nearer than half of it."""
+    row = ROWS[f"28-16-28, (2, 8, 4) steps, {levels}"]
+    assert row["squared"] < 0.5
+    assert row["squared"] < FEWER["squared"]
+    assert row["frechet"] < 1.1 * WHOLE["frechet"]
+    assert row["frechet"] < FEWER["frechet"]
+
+
+def test_small_first_keeps_the_spectrum_and_fresh_noise_is_what_keeps_it():
+    """Within a tenth down and up again; growing alone the second band lacks 11%, the others hold."""
+    both, grown = (ROWS[f"{kind} steps, on at 0.3 from 1.5"] for kind in ("28-16-28, (2, 8, 4)", "16-28, (10, 4)"))
+    assert all(abs(band - 1) < 0.1 for band in both["bands"])
+    assert [abs(band - 1) < 0.1 for band in grown["bands"]] == [True, False, True, True]
+    assert grown["elements"] < 0.53
+    assert grown["squared"] < 0.4
+    assert grown["frechet"] < FEWER["frechet"]
+    assert grown["frechet"] < 1.1 * WHOLE["frechet"]
+    assert ROWS["28-16-28 without fresh noise"]["bands"][3] < 0.6
+    assert ROWS["16 alone, enlarged"]["bands"][3] < 0.1
