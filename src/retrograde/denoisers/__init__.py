@@ -1,5 +1,6 @@
 """What predicts: predictions, the network adapter, oracles in closed form."""
 
+from retrograde.denoisers.by_level import ByLevel
 from retrograde.denoisers.convert import OnPath, on_path
 from retrograde.denoisers.coupled import Coupled, TwoHeads
 from retrograde.denoisers.denoiser import (
@@ -19,6 +20,7 @@ __all__ = [
     "KINDS",
     "AbstractDenoiser",
     "AtOwnTimes",
+    "ByLevel",
     "Coupled",
     "Denoiser",
     "OnPath",

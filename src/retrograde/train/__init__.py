@@ -32,6 +32,7 @@ from retrograde.train.regenerate import regeneration_loss
 from retrograde.train.run import export, run
 from retrograde.train.scale import easier_target_loss
 from retrograde.train.select import Selected, mixed_loss, select_objective
+from retrograde.train.standardize import standardized
 from retrograde.train.structure import structure, structured_noise
 
 __all__ = [
@@ -80,6 +81,7 @@ __all__ = [
     "select_objective",
     "signals",
     "standard_law",
+    "standardized",
     "structure",
     "structured_noise",
 ]
