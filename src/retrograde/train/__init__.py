@@ -34,6 +34,7 @@ from retrograde.train.scale import easier_target_loss
 from retrograde.train.select import Selected, mixed_loss, select_objective
 from retrograde.train.standardize import standardized
 from retrograde.train.structure import structure, structured_noise
+from retrograde.train.wavelets import from_quaternion_wavelets, quaternion_wavelets
 
 __all__ = [
     "LAWS",
@@ -64,6 +65,7 @@ __all__ = [
     "fit_feedback",
     "fit_gate",
     "fit_noise_classifier",
+    "from_quaternion_wavelets",
     "held_out_loss",
     "level_law",
     "loss",
@@ -75,6 +77,7 @@ __all__ = [
     "observed_loss",
     "one_step_loss",
     "power_gamma",
+    "quaternion_wavelets",
     "question",
     "regeneration_loss",
     "run",
