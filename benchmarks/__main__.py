@@ -11,8 +11,8 @@ SAMPLERS = ("registry", "peers", "loop_overhead", "tuned_plans", "baselines", "u
 STEERED = ("strong_guidance", "guidance_law", "noise_search", "aggregate_experts")
 INVERSE = ("inverse_fit", "inverse", "inverse_gaussian", "inverse_digits")
 RESTORED = ("restore_digits",)
-REUSED = ("reuse_speed", "small_first", "reuse", "inside")
-"""The last two need a trained transformer, and say how to make it where it is not there."""
+REUSED = ("reuse_speed", "small_first", "reuse", "reuse_blocks", "inside")
+"""The last three need a trained transformer, and say how to make it where it is not there."""
 
 ALL = (*SAMPLERS, *STEERED, *INVERSE, *RESTORED, *REUSED)
 chosen = sys.argv[1:] or ALL

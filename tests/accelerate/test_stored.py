@@ -1,12 +1,13 @@
-"""What the stored runs found of cascades on trained networks (`python benchmarks/small_first.py --parts sizes`)."""
+"""What stored runs found: cascades on trained networks (benchmarks/small_first.py), speed (benchmarks/reuse_speed.py)."""
 
 import json
 from pathlib import Path
 
 import pytest
 
-FOUND = json.loads((Path(__file__).parents[2] / "benchmarks" / "results" / "small_first.json").read_text())["sizes"]
-ROWS = FOUND["rows"]
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
+ROWS = json.loads((RESULTS / "small_first.json").read_text())["sizes"]["rows"]
+SPEED = json.loads((RESULTS / "reuse_speed.json").read_text())
 WHOLE, FEWER = ROWS["28, 14 steps"], ROWS["28, 7 steps"]
 
 
@@ -31,3 +32,16 @@ def test_small_first_keeps_the_spectrum_and_fresh_noise_is_what_keeps_it():
     assert grown["frechet"] < 1.1 * WHOLE["frechet"]
     assert ROWS["28-16-28 without fresh noise"]["bands"][3] < 0.6
     assert ROWS["16 alone, enlarged"]["bands"][3] < 0.1
+
+
+def test_a_stream_gives_half_as_many_frames_again_and_more_where_there_is_something_to_share():
+    gains = {int(name.split()[0]): row["gain"] for name, row in SPEED["stream"]["rows"].items()}
+    assert gains[4] > 1.5
+    assert gains[8] > gains[4]
+
+
+def test_caches_here_are_those_of_other_code():
+    for row in SPEED["unet"]["rows"].values():
+        assert row["to uncached"]["here"] == pytest.approx(row["to uncached"]["package"], rel=1e-6)
+    for row in SPEED["transformer"]["rows"].values():
+        assert row["to uncached"]["here"] == row["to uncached"]["diffusers"]
