@@ -44,11 +44,11 @@ def denoiser(network: nn.Module) -> Any:
     return rg.Denoiser(network.eval().requires_grad_(False), PATH, "velocity", (1, 8, 8))
 
 
-def trained(network: nn.Module, images: Tensor, steps: int, seed: int) -> nn.Module:
+def trained(network: nn.Module, images: Tensor, steps: int, seed: int, rate: float = 2e-3) -> nn.Module:
     """Train a copy of a network."""
     den = rg.Denoiser(copy.deepcopy(network).requires_grad_(True), PATH, "velocity", (1, 8, 8))
     with tempfile.TemporaryDirectory() as out:
-        settings = {"steps": steps, "batch": 64, "lr": 2e-3, "warmup": 50, "seed": seed, "out": out, "progress": False}
+        settings = {"steps": steps, "batch": 64, "lr": rate, "warmup": 50, "seed": seed, "out": out, "progress": False}
         return fit(den, images, None, TrainConfig(predicts="velocity", classes=0, **settings)).denoiser.network  # type: ignore[return-value]
 
 

@@ -33,7 +33,28 @@ def _classifier(share: float) -> nn.Module:
     return classifier(images.float(), labels, max(1, round(1500 * share))).requires_grad_(False)
 
 
-NETWORKS: dict[str, Callable[[float], Any]] = {"classifier": _classifier}
+def _parts(share: float) -> list[rg.Denoiser]:
+    """Three copies of the small model that forget all digits but their own."""
+    from aggregate_experts import PARTS, denoiser, trained
+
+    common: Any = rg.load("digits8-flow")
+    images, labels = rg.data.digits8("train")
+    own = [images[torch.isin(labels, torch.tensor(part))].float() for part in PARTS.values()]
+    steps = max(1, round(150 * share))
+    return [denoiser(trained(common.network, part, steps, seed, rate=5e-3)) for seed, part in enumerate(own, 1)]
+
+
+def _pairs(share: float) -> tuple[rg.Denoiser, rg.sites.Places, Callable[[int, int], Tensor], Tensor]:
+    """The network of canvases with two digits, where its cross-attention is, how a pair is told, and the two halves."""
+    from two_digits import halves, told, trained
+
+    def tokens(one: int, other: int) -> Tensor:
+        return told(torch.tensor([one]), torch.tensor([other]))[0]
+
+    return *trained(max(1, round(500 * share))), tokens, halves()
+
+
+NETWORKS: dict[str, Callable[[float], Any]] = {"classifier": _classifier, "parts": _parts, "pairs": _pairs}
 
 
 def drawn(text: str, share: float = 1.0, only: tuple[str, ...] = ()) -> Iterator[tuple[str, Tensor, bool]]:
