@@ -7,7 +7,17 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-SAMPLERS = ("registry", "peers", "loop_overhead", "tuned_plans", "baselines", "universal", "two_stages", "foreign_pipeline")
+SAMPLERS = (
+    "registry",
+    "peers",
+    "loop_overhead",
+    "tuned_plans",
+    "baselines",
+    "universal",
+    "transfer",
+    "two_stages",
+    "foreign_pipeline",
+)
 STEERED = ("strong_guidance", "guidance_law", "noise_search", "aggregate_experts")
 INVERSE = ("inverse_fit", "inverse", "inverse_gaussian", "inverse_digits")
 RESTORED = ("restore_digits",)

@@ -58,6 +58,26 @@ def inverse_digits_page() -> str:
     return text + table(head, lines) + f"\nMade by `{kept['command']}`, one thread.\n"
 
 
+def transfer_page() -> str:
+    """The stored run of benchmarks/transfer.py."""
+    kept = stored("transfer.json")
+    text = (
+        "# A plan on another model\n\nError on held-out noise (root mean square distance to the end points of a fine "
+        "solver, per element) of a plan that was fitted to something else, of a fit to the model itself, and of the best "
+        "of the usual recipes. The models were trained on the same digits, on different paths and with different targets; "
+        "`w` is the guidance weight.\n\n"
+    )
+    named = lambda name, weight: f"`{name}`" if weight is None else f"`{name}`, w = {weight:g}"  # noqa: E731
+    lines = []
+    for row in kept["rows"]:
+        errors = [f"{row[name]:.3g}" for name in ("transferred", "own", "recipe")]
+        source, target = named(row["source"], row["fitted at"]), named(row["target"], row["weight"])
+        lines.append((source, target, str(row["nfe"]), *errors))
+    text += table(("fitted to", "run on", "evaluations", "its error", "own fit", "best recipe"), lines)
+    commands = sorted({row["command"] for row in kept["rows"]})
+    return text + f"\n{kept['rows'][0]['items']} items. Made by `" + "`, `".join(commands) + "`, one thread.\n"
+
+
 def universal_page() -> str:
     """The stored run of benchmarks/universal.py."""
     kept = stored("universal.json")

@@ -12,7 +12,7 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
-from benchmarked import gaussian_posterior, inverse_digits_page, stored, table, universal_page
+from benchmarked import gaussian_posterior, inverse_digits_page, stored, table, transfer_page, universal_page
 
 import retrograde as rg
 
@@ -367,6 +367,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "command": command_page,
     "inverse": inverse_page,
     "inverse_digits": inverse_digits_page,
+    "transfer": transfer_page,
     "universal": universal_page,
     "overhead": overhead_page,
     "paths": paths_page,
