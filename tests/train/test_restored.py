@@ -59,11 +59,12 @@ def test_langevin_steps_do_not_hurt():
     assert DIGITS["sgmse, 60"]["psnr"] > DIGITS["sgmse without Langevin, 30"]["psnr"]
 
 
-def test_regeneration_in_five_steps_is_above_thirty_of_enhancement():
-    """Recordings of a voice in noise, equal seconds of training: SI-SDR of StoRM's five and ten steps, at every number."""
+@pytest.mark.parametrize("place", ["noise", "room"])
+def test_regeneration_in_five_steps_is_above_thirty_of_enhancement(place):
+    """Recordings of a voice in noise, and in a room too, equal seconds of training: SI-SDR at every number of steps."""
     rows = json.loads((RESULTS / "restore_speech.json").read_text())["rows"]
-    found = {(row["model"], row["evaluations"]): row["si_sdr"] for row in rows}
+    found = {(row["model"], row["evaluations"]): row["si_sdr"] for row in rows if row["place"] == place}
     assert min(found["storm", 6], found["storm", 11]) > found["sgmse", 30] + 1.0
     assert all(found["storm", nfe + 1] > found["sgmse", nfe] for nfe in (2, 5, 10, 30))
-    # neither is trained for long enough to gain on what it starts from, which the catalogue expects (4 dB)
-    assert found["storm", 11] < found["noisy", 0] < found["predictor", 1]
+    # nothing is trained for long enough to gain on what it starts from, which the catalogue expects (4 dB)
+    assert max(found.values()) == found["degraded", 0]

@@ -9,6 +9,7 @@ from typing import Any, final
 import torch
 from torch import nn
 
+from retrograde import systems
 from retrograde.errors import BadValue, ShapeError, UnknownName
 from retrograde.nets.mlp import MLPDenoiser
 from retrograde.nets.unet import UNet
@@ -68,3 +69,34 @@ class Beside(nn.Module):
             )
         stacked = torch.cat([x_t, *(seen[name].to(x_t) for name in self.sees)], 1)
         return self.inner(stacked, network_time, label)[:, : self.shape[0]]
+
+
+for _title, _authors, _year, _arxiv, _call, _test in (
+    (
+        "Text Image Inpainting via Global Structure-Guided Diffusion Models",
+        ("Shipeng Zhu", "Pengfei Fang", "Chenjie Zhu", "Zuoyan Zhao", "Qiang Xu", "Hui Xue"),
+        2024,
+        "2401.14832",
+        "rg.sample(den, rg.plan('ddim', den, nfe=5), condition={'seen': corrupted, 'mask': structure(corrupted)})",
+        "test_a_true_mask_is_worth_much_and_a_predicted_one_nothing",
+    ),
+    (
+        "GenDeg: Diffusion-Based Degradation Synthesis for Generalizable All-in-One Image Restoration",
+        ("Sudarshan Rajagopalan", "Nithin Gopalakrishnan Nair", "Jay N. Paranjape", "Vishal M. Patel"),
+        2024,
+        "2411.17687",
+        "rg.sample(den, plan, condition={'clean': x, 'kind': kind, 'amount': mean, 'spread': deviation})",
+        "test_degradations_are_made_as_asked_and_stronger_ones_teach_what_the_pairs_do_not",
+    ),
+):
+    systems.register(
+        systems.System(
+            title=_title,
+            authors=_authors,
+            year=_year,
+            arxiv=_arxiv,
+            home="restore",
+            call=_call,
+            test=f"tests/train/test_restored_small.py::{_test}",
+        )
+    )
