@@ -20,7 +20,7 @@ SAMPLERS = (
 )
 STEERED = ("strong_guidance", "guidance_law", "noise_search", "aggregate_experts")
 INVERSE = ("inverse_fit", "inverse", "inverse_gaussian", "inverse_digits")
-RESTORED = ("restore_digits",)
+RESTORED = ("restore_digits", "restore_small", "restore_codes", "restore_conditions")
 REUSED = ("reuse_speed", "small_first", "reuse", "reuse_blocks", "inside")
 """The last three need a trained transformer, and say how to make it where it is not there."""
 

@@ -10,7 +10,7 @@ quarter. And a decoder of twelve codes, plain and with the high half of the spec
 
 PSNR is over unseen digits (peak to peak 2); every row is the mean over trainings.
 
-    python benchmarks/restore_codes.py [--only latent levels] [--trials 2] [--steps 1200]
+    python benchmarks/restore_codes.py [--only latent levels] [--trials 2] [--steps 800]
 
 Figures go to benchmarks/results/restore_small.json, a recipe at a time. Some minutes of one core for each.
 """

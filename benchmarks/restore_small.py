@@ -9,7 +9,7 @@ changes of low rank, plain ones of as many weights and such that are told blur a
 
 PSNR is over unseen digits (peak to peak 2); every row is the mean over trainings.
 
-    python benchmarks/restore_small.py [--only compact guided] [--trials 2] [--steps 1200]
+    python benchmarks/restore_small.py [--only compact guided] [--trials 2] [--steps 800]
 
 Figures go to benchmarks/results/restore_small.json, a recipe at a time. Some minutes of one core for each.
 """
@@ -216,7 +216,7 @@ def main(recipes: dict[str, Callable[[int, int], list[dict[str, Any]]]], text: s
     parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", default=list(recipes), choices=list(recipes))
     parser.add_argument("--trials", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=1200)
+    parser.add_argument("--steps", type=int, default=800)
     given = parser.parse_args()
     torch.set_num_threads(1)
     for name in given.only:
@@ -232,7 +232,7 @@ def main(recipes: dict[str, Callable[[int, int], list[dict[str, Any]]]], text: s
         held: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
         held["torch"] = torch.__version__
         held[name] = {
-            "command": f"python benchmarks/{Path(sys.argv[0]).name} --only {name} --steps {given.steps}",
+            "command": f"python benchmarks/{Path(sys.argv[0]).stem}.py --only {name} --steps {given.steps}",
             "trials": given.trials,
             "steps": given.steps,
             "rows": rows,
