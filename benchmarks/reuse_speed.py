@@ -68,19 +68,19 @@ def stable_diffusion() -> tuple[Any, Any]:
     net = UNet2DConditionModel(
         sample_size=16, block_out_channels=(64, 128, 128, 128), cross_attention_dim=64, norm_num_groups=16
     ).eval()
-    text = torch.randn(1, 8, 64)
+    text = torch.randn(8, 64)
 
     class Told(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.unet = net
 
-        def forward(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-            return self.unet(x, t[0], encoder_hidden_states=text.expand(len(x), -1, -1)).sample
+        def forward(self, x: torch.Tensor, t: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+            return self.unet(x, t[0], encoder_hidden_states=text).sample
 
     scheduler = DDIMScheduler(clip_sample=False)
     path = rg.paths.from_alphas_cumprod(scheduler.alphas_cumprod)
-    return net, rg.Denoiser(Told(), path, "noise", (4, 16, 16))
+    return net, rg.Denoiser(Told(), path, "noise", (4, 16, 16), {"text": text})
 
 
 def unet() -> dict[str, Any]:
@@ -148,10 +148,11 @@ def unet_costs() -> dict[str, Any]:
     cases["guided above 0.5 alone"] = (rg.guide.interval(guided, 0.5), plan, guided)
     rows: dict[str, Any] = {}
     for name, (denoiser, column, whole) in cases.items():
-        spent, full = (cost(d, p, 1, repeats=0).macs for d, p in ((denoiser, column), (whole, plan)))
+        told: dict[str, Any] = {"condition": {"text": torch.randn(8, 64, generator=torch.Generator().manual_seed(1))}}
+        spent, full = (cost(d, p, 1, repeats=0, **told).macs for d, p in ((denoiser, column), (whole, plan)))
         runs: Runs = {
-            "here": lambda d=denoiser, p=column: rg.sample(d, p),
-            "uncached": lambda d=whole: rg.sample(d, plan),
+            "here": lambda d=denoiser, p=column, told=told: rg.sample(d, p, **told),
+            "uncached": lambda d=whole, told=told: rg.sample(d, plan, **told),
         }
         rows[name] = {"macs": spent, "part": spent / full, "seconds": paired(runs["here"], runs["uncached"], 6)}
         print(name, json.dumps(rows[name]), flush=True)

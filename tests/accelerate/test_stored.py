@@ -45,3 +45,18 @@ def test_caches_here_are_those_of_other_code():
         assert row["to uncached"]["here"] == pytest.approx(row["to uncached"]["package"], rel=1e-6)
     for row in SPEED["transformer"]["rows"].values():
         assert row["to uncached"]["here"] == row["to uncached"]["diffusers"]
+
+
+@pytest.mark.parametrize("model", ["digits", "dit8"])
+def test_every_policy_is_measured_beside_fewer_steps_and_a_fitted_plan(model):
+    whole, *rows = json.loads((RESULTS / "reuse.json").read_text())[model]["rows"]
+    policies = {"digits": ["deepcache", "encoder"], "dit8": ["all blocks", "first block", "teacache", "magcache"]}
+    policies["dit8"] += ["inner loop", "early exit"]
+    for policy in (*policies[model], "merged", "left out"):
+        assert any(policy in row["case"] for row in rows)
+    for row in rows:
+        assert row["macs"] <= whole["macs"]
+        assert row["seconds"].keys() >= {"here", "uncached"}
+        for one in (row, row["same recipe"], row["fitted"]):
+            assert one.keys() >= {"to uncached", "to fine", "frechet"}
+        assert row["fitted"]["to fine"] < row["to fine"]  # as the page says: no policy comes near a fit of its cost
