@@ -105,3 +105,54 @@ def universal_page() -> str:
         )
     commands = sorted({row["command"] for row in kept["rows"]})
     return text + "Made by `" + "`, `".join(commands) + "`, one thread.\n"
+
+
+REUSED = {
+    "digits": "`digits`, a UNet",
+    "dit8": "A transformer of six blocks, trained on digits of 8 by 8",
+    "digits guided": "`digits`, guided with weight 2",
+    "dit8 guided": "The transformer, guided with weight 2",
+}
+
+
+def reuse_page() -> str:
+    """The stored runs of benchmarks/reuse.py and benchmarks/reuse_speed.py."""
+    kept, speed = stored("reuse.json"), stored("reuse_speed.json")
+    text = (
+        "# Reuse, fewer steps and fitted plans\n\nEvery policy over 20 steps of DDIM, beside as many steps of DDIM as its "
+        "multiply-accumulates pay for, and beside a plan fitted for as many evaluations (`digits`: at most 12). Parts are "
+        "of the uncached run, seconds of one thread for a batch. Distances are root mean squares per element, "
+        "to the uncached run and to the end points of a fine solver; the third is the Fréchet distance to the data, of few "
+        "samples: it tells small differences of one model apart no better than chance.\n\n"
+    )
+    head = ("policy", "MACs", "seconds", "in steps", "to uncached", "steps", "to fine", "steps", "fitted")
+    head = (*head, "Fréchet", "steps", "fitted")
+    for name, title in REUSED.items():
+        if name not in kept:
+            continue
+        whole, *rows = kept[name]["rows"]
+        lines = []
+        for row in rows:
+            fewer, fit, seconds = row["same recipe"], row["fitted"], row["seconds"]
+            part = (row["macs"] / whole["macs"], seconds["here"] / seconds["uncached"])
+            far = [row["to uncached"], fewer["to uncached"], *(one["to fine"] for one in (row, fewer, fit))]
+            figures = [f"{one:.3f}" for one in far] + [f"{one['frechet']:.2f}" for one in (row, fewer, fit)]
+            lines.append((row["case"], *(f"{one:.0%}" for one in part), str(row["steps it pays for"]), *figures))
+        text += (
+            f"## {title}\n\n{kept[name]['items']} samples. Uncached: {whole['macs']:.3g} multiply-accumulates an item, "
+            f"{whole['to fine']:.3f} to the fine solver, Fréchet distance {whole['frechet']:.2f}.\n\n{table(head, lines)}\n"
+        )
+    lines = [
+        (
+            name,
+            f"{row['part']:.0%}",
+            f"{row['seconds']['median']:.0%}",
+            " to ".join(f"{q:.0%}" for q in row["seconds"]["quartiles"]),
+        )
+        for name, row in speed["unet costs"]["rows"].items()
+    ]
+    text += (
+        "## A UNet of Stable Diffusion's shape with random weights\n\nCosts alone, ten steps: parts of the uncached run, "
+        "pair by pair in turns.\n\n" + table(("policy", "MACs", "seconds, median", "quartiles"), lines)
+    )
+    return text + "\nMade by `python -m benchmarks reuse reuse_speed`, one thread.\n"

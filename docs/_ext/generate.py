@@ -12,7 +12,7 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
-from benchmarked import gaussian_posterior, inverse_digits_page, stored, table, transfer_page, universal_page
+from benchmarked import gaussian_posterior, inverse_digits_page, reuse_page, stored, table, transfer_page, universal_page
 
 import retrograde as rg
 
@@ -373,6 +373,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "paths": paths_page,
     "peers": peers_page,
     "recipes": recipes_page,
+    "reuse": reuse_page,
     "systems": systems_page,
     "tuned": tuned_page,
 }
