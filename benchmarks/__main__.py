@@ -12,6 +12,7 @@ SAMPLERS = (
     "peers",
     "loop_overhead",
     "tuned_plans",
+    "tuned_twice",
     "baselines",
     "universal",
     "transfer",

@@ -7,7 +7,7 @@ in evaluations, by multiply-accumulates. Writes benchmarks/results/tuned_plans.j
 
     python benchmarks/tuned_plans.py [MODEL ...] [--items 256] [--effort minutes] [--parts fitted rivals] [--heat 24]
 
-A model's name with ":labels" asks it for the classes 0..9 in turn, without for none (its unconditional branch).
+The names of models are those of judged.py.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from judged import features, images, labels, load
 
 import retrograde as rg
-from retrograde import data, zoo
 from retrograde.denoisers import AbstractDenoiser, prepare_condition
 from retrograde.plan_file import write_atomically
 from retrograde.quality import frechet_distance, paired_error
@@ -32,16 +32,6 @@ from retrograde.tune import EFFORTS, Reference, race, teach
 
 BUDGETS = (3, 4, 5)
 RESULTS = Path(__file__).parent / "results" / "tuned_plans.json"
-
-
-def features(model: str):
-    """Classifier features for 28x28 digits, the pixels themselves for 8x8 ones."""
-    return zoo.classifier().features if model.split(":")[0] == "digits" else lambda x: x.flatten(1)
-
-
-def labels(model: str, n: int) -> list[int] | None:
-    """Return the classes asked for, or None."""
-    return [i % 10 for i in range(n)] if model.endswith(":labels") else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +52,7 @@ class Trial:
     @classmethod
     def of(cls, model: str, items: int, samples: int) -> Trial:
         """Return the trial of a model."""
-        denoiser = rg.load(model.split(":")[0])
+        denoiser = load(model)
         condition = prepare_condition(denoiser, labels(model, items), items)
         end = teach(denoiser, items, 5, levels=96, keep=(), condition=condition).end
         told = prepare_condition(denoiser, labels(model, samples), samples)
@@ -86,8 +76,7 @@ class Trial:
 
     def frechet(self, samples: torch.Tensor) -> float:
         """Frechet distance of samples to the training data."""
-        images = (data.digits if self.model.split(":")[0] == "digits" else data.digits8)("train")[0]
-        return frechet_distance(samples, images, features(self.model)).value
+        return frechet_distance(samples, images(self.model), features(self.model)).value
 
     def fitted(self, nfe: int, seed: int, effort: str, plans: Path | None) -> dict[str, Any]:
         """Fit a plan, or take the one that an earlier run left in the folder, and return its figures."""

@@ -1,6 +1,7 @@
 """Pages made of stored benchmarks."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,72 @@ def universal_page() -> str:
         )
     commands = sorted({row["command"] for row in kept["rows"]})
     return text + "Made by `" + "`, `".join(commands) + "`, one thread.\n"
+
+
+NAMED = {
+    "mixture64": "A mixture of 500 digits of 8 by 8, in closed form",
+    "digits8-flow": "A UNet on digits of 8 by 8, velocity on the straight path",
+    "digits8-noise": "A UNet on digits of 8 by 8, noise on the discrete cosine path",
+    "digits14": "A perceptron on digits of 14 by 14, v on a VP path",
+    "digits14:guided3": "The same, guided with weight 3",
+}
+
+
+def twice_page() -> str:
+    """The stored run of benchmarks/tuned_twice.py."""
+    kept = stored("tuned_twice.json")
+    text = (
+        "# How many times more evaluations a recipe needs\n\nError is the root mean square distance, per element, to the "
+        f"end points a fine solver reaches from the same noise, over {kept['items']} items that the fit never saw, with the "
+        "95% bootstrap interval; *learned* is that over items the fit learned from. The recipe is the best of all "
+        f"deterministic ones ({kept['recipes']} are registered) on all grids. *Factor* is the largest of 1, 1.5, 1.7, 2, "
+        "2.5, 3 and 3.5 at which the best recipe with so many times the evaluations (rounded up) is no nearer than the fit "
+        "by the root mean square, and after the slash by the median over items. What the corrections of all rows cost "
+        "together is counted in evaluations, by multiply-accumulates. FD is the Fréchet distance of "
+        f"{kept['frechet_samples']} samples to the training data, on pixels, and, after the slash, to samples of the fine "
+        "solver from other noise. "
+        f"torch {kept['torch']}.\n\n"
+    )
+    head = ("N", "error", "median", "learned", "corrections cost", "FD")
+    head = (*head, "best recipe at 2N", "its median", "its FD", "factor", "fit")
+    held, pairs = 0, 0
+    for model, title in NAMED.items():
+        races = {int(budget): race for budget, race in kept["races"].get(model, {}).items()}
+        rows = [row for row in kept["rows"] if row["model"] == model and 2 * row["nfe"] in races]
+        lines = []
+        for row in rows:
+            nfe, rival = row["nfe"], races[2 * row["nfe"]]
+            cost = row["corrections"]["evaluations"] if row["corrections"] else 0.0
+            named = f"{rival['rms']:.4f}: {rival['recipe']} on {rival['grid']}"
+            reached = " / ".join(factor(row, races, figure) for figure in ("rms", "median"))
+            low, high = row["interval"]
+            errors = (f"{row['rms']:.4f} ({low:.4f} to {high:.4f})", f"{row['median']:.4f}", f"{row['learned_rms']:.4f}")
+            shown = (f"{cost:.2f}", apart(row), named, f"{rival['median']:.4f}", apart(rival), reached)
+            lines.append((str(nfe), *errors, *shown, f"{row['seconds']:.0f} s, {row['effort']}"))
+            held += row["rms"] <= rival["rms"]
+        pairs += len(rows)
+        if rows:
+            fine = f"Samples of the fine solver have a Fréchet distance of {rows[0]['fine_frechet']:.3f} to the data."
+            text += f"## `{model}`\n\n{title}. {fine}\n\n{table(head, lines)}\n"
+    text += f"With twice the evaluations the best recipe is no nearer in {held} of {pairs} pairs of model and budget.\n\n"
+    commands = sorted({row["command"] for row in kept["rows"]})
+    return text + "Made by `" + "`, `".join(commands) + "`, one thread.\n"
+
+
+FACTORS = (1.0, 1.5, 1.7, 2.0, 2.5, 3.0, 3.5)
+
+
+def factor(row: dict[str, Any], races: dict[int, dict[str, Any]], figure: str) -> str:
+    """The largest factor up to which no raced budget's best recipe is nearer than a fit."""
+    raced = {one: races[math.ceil(one * row["nfe"])] for one in FACTORS if math.ceil(one * row["nfe"]) in races}
+    lost = min((one for one, race in raced.items() if race[figure] < row[figure]), default=math.inf)
+    won = [one for one in raced if one < lost]
+    return f"{max(won):g}" if won else f"under {min(raced):g}"
+
+
+def apart(one: dict[str, Any]) -> str:
+    """Both Fréchet distances of a plan's samples."""
+    return f"{one['frechet']:.3f} / {one['frechet_to_fine']:.3f}"
 
 
 REUSED = {

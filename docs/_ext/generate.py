@@ -12,7 +12,17 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
-from benchmarked import gaussian_posterior, inverse_digits_page, reuse_page, stored, table, transfer_page, universal_page
+from benchmarked import (
+    apart,
+    gaussian_posterior,
+    inverse_digits_page,
+    reuse_page,
+    stored,
+    table,
+    transfer_page,
+    twice_page,
+    universal_page,
+)
 
 import retrograde as rg
 
@@ -119,10 +129,6 @@ def systems_page() -> str:
     return text + table(("home", "run", "of"), rows)
 
 
-def distances(one: dict[str, Any]) -> str:
-    return f"{one['frechet']:.3f} / {one['frechet_to_fine']:.3f}"
-
-
 def tuned_page() -> str:
     """The stored run of benchmarks/tuned_plans.py as tables."""
     kept = stored("tuned_plans.json")
@@ -145,13 +151,13 @@ def tuned_page() -> str:
         for name in ("x1.7", "x2"):
             one = row[name]
             others.append(
-                f"{one['rms']:.4f} (median {one['median']:.4f}, FD {distances(one)}): {one['recipe']} on {one['grid']}, "
+                f"{one['rms']:.4f} (median {one['median']:.4f}, FD {apart(one)}): {one['recipe']} on {one['grid']}, "
                 f"{one['nfe']} evaluations"
             )
         fit = row["fitted"]
         cost = f"{fit['corrections']['evaluations']:.2f}" if fit["corrections"] else "0"
         took = f"{fit['seconds']:.0f} s, {fit['effort']}"
-        rows.append((row["model"], str(row["nfe"]), *fitted, distances(fit), cost, *others, took))
+        rows.append((row["model"], str(row["nfe"]), *fitted, apart(fit), cost, *others, took))
     head = (
         "model",
         "nfe",
@@ -376,6 +382,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "reuse": reuse_page,
     "systems": systems_page,
     "tuned": tuned_page,
+    "twice": twice_page,
 }
 
 
