@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import functools
+import math
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -32,6 +34,11 @@ class Entry:
     median: float
     items: int
 
+    @property
+    def evaluations(self) -> int:
+        """Network evaluations that its runs took."""
+        return self.nfe * self.items
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Reference:
@@ -43,10 +50,11 @@ class Reference:
     end: Tensor
     condition: Any = None
 
-    def part(self, n: int) -> Reference:
-        """Return the first n items."""
-        condition = {k: v[:n] for k, v in self.condition.items()} if self.condition else self.condition
-        return dataclasses.replace(self, items=self.items[:n], end=self.end[:n], condition=condition)
+    def part(self, high: int, low: int = 0) -> Reference:
+        """Return the items from `low` on that are before `high`."""
+        few = slice(low, high)
+        condition = {k: v[few] for k, v in self.condition.items()} if self.condition else self.condition
+        return dataclasses.replace(self, items=self.items[few], end=self.end[few], condition=condition)
 
     def run(self, plan: Plan, batch_size: int = 128, controllers: Sequence[Controller | ControllerPerRun] = ()) -> Tensor:
         """Return the samples of a plan from the same noise, [n, d]."""
@@ -68,17 +76,23 @@ class Reference:
 
 
 def plans(
-    denoiser: AbstractDenoiser, nfe: int, names: Iterable[str] | None = None, on: Iterable[str] | None = None
+    denoiser: AbstractDenoiser,
+    nfe: int,
+    names: Iterable[str] | None = None,
+    on: Iterable[str] | None = None,
+    only: Collection[tuple[str, str]] | None = None,
 ) -> Iterator[tuple[str, str, Plan]]:
     """Yield (recipe, grid, plan) for all deterministic recipes and grids that fit; equal tables once.
 
-    Combinations that a path or a discrete network does not allow are left out.
+    Combinations that a path or a discrete network does not allow are left out, and with `only` all others than those.
     """
     seen: list[Plan] = []
     for name in recipes.names() if names is None else names:
         if recipes.get(name).stochastic:
             continue
         for grid in grids.names() if on is None else on:
+            if only is not None and (name, grid) not in only:
+                continue
             try:
                 plan = recipes.plan(name, denoiser, nfe=nfe, grid=grid)
             except RetrogradeError:
@@ -97,42 +111,46 @@ def race(
     told: Callable[[float], None] | None = None,
     journal: Journal | None = None,
     name: str = "race",
+    between: Sequence[tuple[int, int]] = (),
+    only: Collection[tuple[str, str]] | None = None,
 ) -> list[Entry]:
-    """Return all entries by rising error; the best of a first heat on few items run again on all of them.
+    """Return all entries by rising error; the best of a first heat on few items run on, on all of them.
 
-    `told` is called before every run with the part done; what it raises stops the race, and the journal keeps, as `name`,
-    the entries that came in.
+    An item is run once: later heats add items to those of earlier ones.
+
+    Args:
+        told: called before every run with the part done; what it raises stops the race, and the journal keeps, as `name`,
+            the runs that came in.
+        between: further heats between the first and the last: on so many items, for so many of the best.
+        only: the recipes with their grids that take part; None for all.
     """
     kept = Journal() if journal is None else journal
-
-    def enter(recipe: str, grid: str, plan: Plan, reference: Reference) -> Entry:
-        key = f"{name} {recipe} {grid} {len(reference.items)}"
-        return Entry(**kept.value(key, lambda: dataclasses.asdict(_enter(recipe, grid, plan, reference))))
-
-    heat, full = reference.part(first_heat), len(reference.items)
-    entrants = list(plans(reference.denoiser, nfe, names))
-    final = min(finalists, len(entrants)) if full > first_heat else 0
-    entries: list[tuple[Entry, Plan]] = []
-    best: list[Entry] = []
-
-    def tell() -> None:
-        if told is not None:
-            told((len(entries) + len(best)) / (len(entrants) + final))
-
-    for recipe, grid, plan in entrants:
-        tell()
-        entries.append((enter(recipe, grid, plan, heat), plan))
-    entries.sort(key=lambda pair: pair[0].error)
-    for entry, plan in entries[:final]:
-        tell()
-        best.append(enter(entry.recipe, entry.grid, plan, reference))
-    rest = [e for e, _ in entries[len(best) :]]
-    return [*sorted(best, key=lambda e: e.error), *rest]
+    field = list(plans(reference.denoiser, nfe, names, only=only))
+    errors: list[list[float]] = [[] for _ in field]
+    full, ran = len(reference.items), 0
+    heats = [(min(first_heat, full), len(field))]
+    for items, count in (*between, (full, finalists)):
+        heats += [(min(items, full), min(count, heats[-1][1]))] if items > heats[-1][0] else []
+    order = list(range(len(field)))
+    for items, count in heats:
+        for place in order[:count]:
+            if told is not None:
+                told(ran / sum(count for _, count in heats))
+            (recipe, grid, plan), low = field[place], len(errors[place])
+            run = functools.partial(_enter, plan, reference.part(items, low))
+            errors[place] += kept.value(f"{name} {recipe} {grid} {low} {items}", run)
+            ran += 1
+        order[:count] = sorted(order[:count], key=lambda place: sum(errors[place]) / len(errors[place]))
+    return [_entry(*field[place], errors[place]) for place in order]
 
 
-def _enter(name: str, grid: str, plan: Plan, reference: Reference) -> Entry:
+def _enter(plan: Plan, reference: Reference) -> list[float]:
     try:
-        errors = reference.errors(plan).double()
+        return reference.errors(plan).double().tolist()
     except NonFinite:
-        errors = torch.full((1,), torch.inf, dtype=torch.float64)
-    return Entry(name, grid, plan.nfe, float(errors.mean().sqrt()), float(errors.sqrt().median()), len(reference.items))
+        return [math.inf] * len(reference.items)
+
+
+def _entry(recipe: str, grid: str, plan: Plan, errors: Sequence[float]) -> Entry:
+    all_errors = torch.tensor(errors, dtype=torch.float64)
+    return Entry(recipe, grid, plan.nfe, float(all_errors.mean().sqrt()), float(all_errors.sqrt().median()), len(errors))

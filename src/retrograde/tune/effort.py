@@ -23,6 +23,11 @@ class Effort:
         corrected: trajectories that corrections learn from; 0 for a plan without.
         lessons: at most so many sets of levels are tried with corrections.
         share: what a correction may cost at most, in evaluations, by multiply-accumulates.
+        teacher: the recipe that makes the reference.
+        gate: sets of levels that the surrogate finds so many times worse than its own best are not fitted on policy; None
+            for no such bound. What few items say of levels far from there is mostly noise.
+        heat, between, finalists: the heats of a race, as in `retrograde.tune.race`.
+        twice: so many solvers, the best with the plan's budget, are raced with twice the budget too; None for all.
     """
 
     fit: int
@@ -38,6 +43,12 @@ class Effort:
     corrected: int = 0
     lessons: int = 0
     share: float = 0.1
+    teacher: str = "dpmpp_3m"
+    gate: float | None = None
+    heat: int = 12
+    between: tuple[tuple[int, int], ...] = ()
+    finalists: int = 6
+    twice: int | None = None
 
 
 EFFORTS = {

@@ -30,6 +30,7 @@ class Surrogate:
     weights: np.ndarray
     memory: int
     size: int
+    steps: dict[Levels, float] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def of(cls, fitter: Fitter) -> Surrogate:
@@ -50,14 +51,22 @@ class Surrogate:
         """Return the predicted root mean square error at the data."""
         m = (len(self.gram) - 1) // 2
         total = self.weights[levels[0]] * self.moved[levels[0]]
-        for i, here in enumerate(levels):
+        for i in range(len(levels)):
             target = levels[i + 1] if i + 1 < len(levels) else 2 * m
-            known = [here, *(m + k for k in reversed(levels[max(0, i + 1 - self.memory) : i + 1]))]
+            total += self._lost(levels[max(0, i + 1 - self.memory) : i + 1], target)
+        return float(np.sqrt(total / self.size))
+
+    def _lost(self, window: Levels, target: int) -> float:
+        """Return what a step from the last of some levels adds; a search moves one level at a time and asks it again."""
+        key = (*window, target)
+        if key not in self.steps:
+            m = (len(self.gram) - 1) // 2
+            known = [window[-1], *(m + k for k in reversed(window))]
             A, b = self.gram[np.ix_(known, known)], self.gram[known, target]
             A = A + np.diag(1e-8 * np.diag(A))
             residual = self.gram[target, target] - b @ np.linalg.solve(A, b)
-            total += self.weights[m if target == 2 * m else target] * max(residual, 0.0)
-        return float(np.sqrt(total / self.size))
+            self.steps[key] = float(self.weights[m if target == 2 * m else target] * max(residual, 0.0))
+        return self.steps[key]
 
 
 def descend(
@@ -163,16 +172,23 @@ class Scores(Protocol):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Limited:
-    """An on-policy score that refuses new sets of levels once `limit` were scored, and tells how many of `most` were."""
+    """An on-policy score that refuses new sets of levels once `limit` were scored, and tells how many of `most` were.
+
+    It also refuses those to which another score gives more than a bound, where `bound` names both.
+    """
 
     policy: Scores
     limit: int
     tell: Progress
     stage: str
     most: int
+    bound: tuple[Callable[[Levels], float], float] | None = None
 
     def __call__(self, levels: Levels) -> float:
-        if levels not in self.policy.scores and len(self.policy.scores) >= self.limit:
+        new = levels not in self.policy.scores
+        if new and (
+            len(self.policy.scores) >= self.limit or (self.bound is not None and self.bound[0](levels) > self.bound[1])
+        ):
             return math.inf
         self.tell(self.stage, min(1.0, len(self.policy.scores) / self.most))
         return self.policy(levels)

@@ -16,13 +16,14 @@ from retrograde.denoisers import AbstractDenoiser, checked_denoiser, prepare_con
 from retrograde.errors import BadType, BadValue, UnknownName
 from retrograde.plan import Plan
 from retrograde.sampling import sample
-from retrograde.tune.contest import Entry, Reference, race
+from retrograde.tune.contest import Reference
 from retrograde.tune.correct import Lesson, affordable, multiplications
 from retrograde.tune.corrected import CorrectedFit
 from retrograde.tune.effort import EFFORTS, Effort
-from retrograde.tune.fit import Fitter
+from retrograde.tune.fit import Fitter, Student
 from retrograde.tune.journal import Journal
 from retrograde.tune.levels import Levels, Limited, OnPolicy, Surrogate, descend, starts
+from retrograde.tune.rivals import Rivals
 from retrograde.tune.teacher import Progress, Teacher, teach
 
 _ITEMS = 1 << 40
@@ -33,7 +34,6 @@ DECODED = 32
 
 MOMENTS_NFE = 6
 """Evaluations for each sample of which only mean and covariance are used."""
-
 
 VARIANTS: tuple[tuple[float, float | None], ...] = ((1e-4, None), (1e-4, 0.3), (1e-4, 0.03))
 """Pulls that validation chooses from: towards theory, and of per-element coefficients towards scalar ones."""
@@ -76,7 +76,8 @@ def tune(
         A plan whose `report` holds the held-out figures: "error" (root mean square distance to the reference end points,
         per element), "median" (over items), "reference_error" (how far those end points may be from the truth), the best
         recipe at the same and at twice the budget, all raced entries, the seconds and the network evaluations (over all
-        items) of the fit; of a latent model under "pixels" error and median of what is decoded, for some of the items.
+        items, and by part) of the whole call; of a latent model under "pixels" error and median of what is decoded, for
+        some of the items.
 
     Raises:
         BadValue: nfe < 1.
@@ -107,33 +108,36 @@ def tune(
     )
     validation = job.reference(teacher, prepared, effort.fit, effort.fit + effort.validation)
     held_out = job.reference(teacher, prepared, effort.fit + effort.validation, teacher.n)
-    candidates, spent = job.levels(fitter)
-    fitted, error = job.select(fitter, candidates, validation)
+    spent = {"reference": teacher.evaluations * teacher.n, "moments": effort.moments * MOMENTS_NFE}
+    candidates, spent["levels"] = job.levels(fitter)
+    fitted, error, spent["coefficients"] = job.select(fitter, candidates, validation)
     width = affordable(denoiser, min(nfe, fitter.memory), effort.share, prepared) if effort.corrected else None
     if width is not None:
         lesson = Lesson(width=width)
-        corrected, its_error, more = job.correct(fitter, candidates, validation, error, prepared, lesson)
-        spent += more
+        corrected, its_error, spent["corrections"] = job.correct(fitter, candidates, validation, error, prepared, lesson)
         fitted, error = (corrected, its_error) if its_error < error else (fitted, error)
-    variants = min(len(candidates), FINALISTS) * len(VARIANTS) * nfe * (effort.fit + effort.validation)
-    doubt, more = job.doubt(validation)
+    doubt, spent["reference error"] = job.doubt(validation)
     report: dict[str, Any] = {
         "returned": "fitted",
-        "seconds": job.journal.value("seconds", lambda: round(job.journal.seconds, 3)),
-        "evaluations": teacher.evaluations * teacher.n + spent + variants + effort.moments * MOMENTS_NFE + more,
         "validation_error": error,
         "reference_error": doubt,
         "corrections": job.cost(fitted, prepared),
         "items": {"fit": effort.fit, "validation": effort.validation, "held_out": effort.held_out},
     }
     if compare:
-        fitted = job.compare(fitted, error, validation, held_out, report)
+        rivals = Rivals.raced(effort, nfe, validation, held_out, tell, job.journal)
+        spent["published solvers"] = rivals.evaluations
+        report |= rivals.report
+        if rivals.chosen is not None and rivals.chosen.error < error:
+            fitted, report["returned"] = rivals.plan(), rivals.returned
     errors = held_out.errors(fitted).double()
+    spent["held out"] = len(held_out.items) * fitted.nfe
     report |= {"error": float(errors.mean().sqrt()), "median": float(errors.sqrt().median())}
     if denoiser.codec is not None:
         report["pixels"] = job.decoded(fitted, held_out)
     provenance = {"tuner": "closed form, on policy", "nfe": nfe, "seed": seed, "effort": dataclasses.asdict(effort)}
     provenance |= {"in_scheduler": True} if in_scheduler else {}
+    report |= {"seconds": round(job.journal.seconds, 3), "evaluations": sum(spent.values()), "evaluations_by_part": spent}
     job.journal.done()
     tell("done", 1.0)
     return dataclasses.replace(fitted, report=report, provenance={**fitted.provenance, **provenance})
@@ -197,6 +201,7 @@ class Job:
                 self.items,
                 self.seed,
                 levels=self.effort.levels,
+                recipe=self.effort.teacher,
                 first_item=_ITEMS,
                 condition=prepared,
                 progress=self.tell,
@@ -247,19 +252,26 @@ class Job:
         chosen: dict[Levels, float] = {}
         for i, start in enumerate(ranked[: self.effort.refined]):
             tried, most = (i * self.effort.candidates, self.effort.refined * self.effort.candidates)
-            score = Limited(policy, tried + self.effort.candidates, self.tell, "noise levels", most)
+            bound = None if self.effort.gate is None else (surrogate, self.effort.gate * found[start])
+            score = Limited(policy, tried + self.effort.candidates, self.tell, "noise levels", most, bound)
             levels, value = descend(score, start, size, (4, 2, 1))
             chosen[levels] = value
         return sorted(chosen, key=lambda levels: chosen[levels]), policy.evaluations * n
 
-    def select(self, fitter: Fitter, candidates: Sequence[Levels], validation: Reference) -> tuple[Plan, float]:
-        """Return the fit with the smallest validation error over candidates and variants, and that error."""
+    def select(self, fitter: Fitter, candidates: Sequence[Levels], validation: Reference) -> tuple[Plan, float, int]:
+        """Return the fit with the smallest validation error over candidates and variants, that error, and the evaluations.
+
+        The first evaluation on a set of levels is common to all variants.
+        """
         best: tuple[Plan, float] | None = None
         tried = [(levels, variant) for levels in candidates[:FINALISTS] for variant in VARIANTS]
+        begun: dict[Levels, Student] = {}
         for i, (levels, (ridge, element)) in enumerate(tried):
             self.tell("coefficients", i / len(tried))
+            if levels not in begun:
+                begun[levels] = fitter.ask(fitter.start(levels[0]), levels[0])
             own = dataclasses.replace(fitter, ridge=ridge, element=element)
-            plan = own.plan(own.run(levels)[1].rows, {"ridge": ridge, "element": element})
+            plan = own.plan(own.run(levels, [begun[levels]])[1].rows, {"ridge": ridge, "element": element})
             error = float(validation.errors(plan).mean(dtype=torch.float64).sqrt())
             if best is None or error < best[1]:
                 best = plan, error
@@ -267,7 +279,8 @@ class Job:
             raise BadValue(
                 "no candidate levels", "a denoiser whose predictions are finite", "look at denoiser(x_t, t).value"
             )
-        return best
+        fitting = (len(tried) * (self.nfe - 1) + len(begun)) * fitter.teacher.n
+        return *best, fitting + len(tried) * self.nfe * len(validation.items)
 
     def correct(
         self,
@@ -309,16 +322,17 @@ class Job:
     def doubt(self, validation: Reference) -> tuple[float, int]:
         """Return how far the reference may be from the truth, and the evaluations spent on it.
 
-        A run of half as many levels is at least three times as far off (order two), so a third of what lies between both.
-        A plan cannot be judged below it, nor learn what the reference does not know.
+        A run of half as many levels is at least 2^p times as far off, so 1/(2^p - 1) of what lies between both; p is the
+        order of the recipe, and no more than three is trusted. A plan cannot be judged below it, nor learn what the
+        reference does not know.
         """
-        few = validation.part(32)
+        few, recipe = validation.part(32), self.effort.teacher
 
         def made() -> tuple[float, int]:
-            given = {"levels": max(2, self.effort.levels // 2), "keep": (), "condition": few.condition}
+            given = {"levels": max(2, self.effort.levels // 2), "keep": (), "condition": few.condition, "recipe": recipe}
             half = teach(self.denoiser, len(few.items), self.seed, first_item=few.items[0], device=self.device, **given)
             apart = float((half.end - few.end).square().mean(dtype=torch.float64).sqrt())
-            return apart / 3.0, half.evaluations * half.n
+            return apart / (2.0 ** min(recipes.get(recipe).order, 3) - 1.0), half.evaluations * half.n
 
         far, spent = self.journal.value("reference error", made)
         return far, spent
@@ -343,26 +357,3 @@ class Job:
         ours, theirs = (codec.decode(z.reshape(-1, *self.denoiser.shape)) for z in (few.run(fitted), few.end))
         errors = (ours - theirs).double().pow(2).flatten(1).mean(1)
         return {"error": float(errors.mean().sqrt()), "median": float(errors.sqrt().median()), "items": len(errors)}
-
-    def compare(
-        self, fitted: Plan, error: float, validation: Reference, held_out: Reference, report: dict[str, Any]
-    ) -> Plan:
-        """Race the published solvers, write them into the report, and return the best one if it beats the fit."""
-        raced: dict[str, list[Entry]] = {}
-        for place, (key, budget) in enumerate((("best_recipe", self.nfe), ("best_recipe_at_twice", 2 * self.nfe))):
-            told = {"told": self._racing(place), "journal": self.journal, "name": key}
-            raced[key] = race(held_out, budget, self.effort.contest, **told)
-            report[key] = dataclasses.asdict(raced[key][0]) if raced[key] else None
-        report["recipes"] = [dataclasses.asdict(entry) for entries in raced.values() for entry in entries]
-        if not raced["best_recipe"]:
-            return fitted
-        told = {"told": self._racing(2), "journal": self.journal, "name": "validation"}
-        rival = race(validation, self.nfe, self.effort.contest, **told)[0]
-        if rival.error >= error:
-            return fitted
-        report["returned"] = f"recipe {rival.recipe} on grid {rival.grid}: better than the fit on validation"
-        return recipes.plan(rival.recipe, self.denoiser, nfe=self.nfe, grid=rival.grid)
-
-    def _racing(self, place: int) -> Callable[[float], None]:
-        """Return what tells the progress of one of the three races."""
-        return lambda part: self.tell("published solvers", (place + part) / 3)

@@ -1,0 +1,97 @@
+"""What a fit costs is counted, and the quick preset stays within what it promises."""
+
+import dataclasses
+
+import pytest
+import torch
+
+import retrograde as rg
+from retrograde.tune import Effort, Reference, plans, race, teach
+from retrograde.tune.fit import Fitter
+from retrograde.tune.levels import Limited, OnPolicy, Surrogate, descend, starts
+
+TINY = Effort(24, 8, 10, 12, 12, 3, 1, 6, 16, ("ddim", "dpmpp_2m", "ipndm_2"))
+
+
+@pytest.fixture(scope="module")
+def corners():
+    points = torch.tensor([[1.0, 1.0], [-1.0, 0.5], [0.0, -1.0], [2.0, -0.5]])
+    return rg.oracles.GaussianMixture(rg.paths.VP(), points, 0.02, labels=[0, 1, 0, 1])
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """How many items the oracle was asked for, call by call."""
+    numbers, right = [], rg.oracles.GaussianMixture.predict
+
+    def predict(self, x_t, *given, **named):
+        numbers.append(len(x_t))
+        return right(self, x_t, *given, **named)
+
+    monkeypatch.setattr(rg.oracles.GaussianMixture, "predict", predict)
+    return numbers
+
+
+HALVED = dataclasses.replace(TINY, heat=2, between=((4, 6),), finalists=3, twice=5, teacher="unipc_3", gate=1.2)
+CORRECTED = dataclasses.replace(TINY, corrected=24, lessons=1, share=1e9)
+
+
+@pytest.mark.parametrize(
+    ("effort", "compare", "besides"),
+    [(TINY, True, 0), (HALVED, True, 0), pytest.param(CORRECTED, False, 1, marks=pytest.mark.slow)],
+)
+def test_the_report_counts_every_evaluation(corners, asked, effort, compare, besides):
+    """But for the one item of which multiplications are counted, where corrections may cost some."""
+
+    def labels(n, seed):
+        return [i % 2 for i in range(n)]
+
+    report = rg.tune(corners, 3, effort=effort, compare=compare, condition=labels).report
+    assert report["evaluations"] == sum(asked) - besides
+    assert sum(report["evaluations_by_part"].values()) == report["evaluations"]
+    assert ("published solvers" in report["evaluations_by_part"]) == compare
+
+
+def test_a_race_runs_an_item_once_and_its_later_heats_only_for_the_best(corners, asked):
+    reference = Reference(corners, range(24), 3, teach(corners, 24, 3).end)
+    asked.clear()
+    entries = race(reference, 4, ["ddim", "dpmpp_2m"], first_heat=3, finalists=2, between=((8, 5),))
+    assert sum(asked) == sum(entry.evaluations for entry in entries)
+    assert [entry.items for entry in entries] == [24, 24, 8, 8, 8, *[3] * (len(entries) - 5)]
+    known = {(name, grid): reference.errors(plan).double() for name, grid, plan in plans(corners, 4, ["ddim", "dpmpp_2m"])}
+    for entry in entries:
+        expected = known[entry.recipe, entry.grid][: entry.items].mean().sqrt()
+        assert entry.error == pytest.approx(float(expected), rel=1e-4)
+    among = [known[entry.recipe, entry.grid][:3].mean() for entry in entries]
+    assert max(among[:5]) <= min(among[5:])
+
+
+def test_a_race_of_some_solvers_has_no_others(corners):
+    reference = Reference(corners, range(8), 3, teach(corners, 8, 3).end)
+    some = [("ddim", "karras"), ("ipndm_2", "sigma")]
+    assert {(e.recipe, e.grid) for e in race(reference, 3, only=some)} == set(some)
+    assert race(reference, 3, only=[]) == []
+
+
+def test_the_finalists_of_the_validation_race_are_measured_held_out(corners):
+    effort = dataclasses.replace(TINY, heat=2, finalists=3, twice=4)
+    report = rg.tune(corners, 3, effort=effort).report
+    first, last = report["recipes_on_validation"], [e for e in report["recipes"] if e["nfe"] == 3]
+    assert {(e["recipe"], e["grid"]) for e in last} == {(e["recipe"], e["grid"]) for e in first[:3]}
+    assert {e["items"] for e in last} == {effort.held_out}
+    assert {e["items"] for e in first[:3]} == {effort.validation}
+    twice = [e for e in report["recipes"] if e["nfe"] == 6]
+    assert {(e["recipe"], e["grid"]) for e in twice} <= {(e["recipe"], e["grid"]) for e in first[:4]}
+
+
+def test_levels_far_from_what_the_surrogate_finds_are_not_fitted(corners):
+    teacher = teach(corners, 24, 0, levels=16)
+    fitter = Fitter(corners, teacher, {"label": torch.zeros(24, dtype=torch.long)})
+    surrogate = Surrogate.of(fitter)
+    start, least = descend(surrogate, next(starts(teacher, 3, 0, 0)), 16)
+    free, bound = OnPolicy(fitter), OnPolicy(fitter)
+    descend(Limited(free, 1000, lambda stage, part: None, "", 1), start, 16, (4, 2, 1))
+    limit = (surrogate, 1.5 * least)
+    descend(Limited(bound, 1000, lambda stage, part: None, "", 1, limit), start, 16, (4, 2, 1))
+    assert max(surrogate(levels) for levels in bound.scores) <= 1.5 * least < max(map(surrogate, free.scores))
+    assert 1 < len(bound.scores) < len(free.scores)
