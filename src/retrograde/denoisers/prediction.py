@@ -13,6 +13,9 @@ from retrograde.denoisers.anchor import given_anchor
 from retrograde.errors import BadValue, UnknownName
 from retrograde.paths import Path
 
+MOST_KNOWN = 4096
+"""Conversions that a path remembers at most: those of a few hundred plans."""
+
 KINDS = ("data", "noise", "score", "v", "velocity")
 """Parameterizations of a prediction: E[x_0|x_t], E[eps|x_t], grad log p_t, a eps - s x_0, E[dx_t/dt|x_t]."""
 
@@ -172,7 +175,13 @@ class Prediction:
         t = self.t
         if isinstance(t, Tensor):
             t = t.double().reshape(-1, *(1,) * (self.x_t.ndim - 1))
-        return conversion(self.path, t, self.kind, kind)
+            return conversion(self.path, t, self.kind, kind)
+        asked = (t, self.kind, kind)
+        if (known := self.path.conversions).get(asked) is None:
+            if len(known) >= MOST_KNOWN:
+                known.clear()
+            known[asked] = conversion(self.path, t, self.kind, kind)
+        return known[asked]
 
     def _solved(self, kind: str) -> Tensor:
         """Read a kind off x_t = a D + b Y + s E, the value and a head: three equations for the means D, E and Y."""

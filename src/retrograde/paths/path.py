@@ -11,6 +11,7 @@ coefficients, their derivatives and their inverses, and nothing of steps.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -159,6 +160,11 @@ class Path(ABC):
         """Return the name and the parameters: `from_config(path.config()) == path`."""
         parameters = {f.name: getattr(self, f.name) for f in _parameters(type(self))}
         return {"name": self.name, **{k: v.config() if isinstance(v, Path) else v for k, v in parameters.items()}}
+
+    @functools.cached_property
+    def conversions(self) -> dict[tuple[float, str, str], tuple[Any, ...]]:
+        """Conversions between parameterizations worked out before, by time, source and target: a plan runs often."""
+        return {}
 
     @property
     def fingerprint(self) -> str:
