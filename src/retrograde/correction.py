@@ -133,7 +133,7 @@ class Correction:
     def multiplications(self) -> int:
         """Multiply-accumulates for one item."""
         places = self.weights["place"][0].numel() if "place" in self.weights else 1
-        return places * sum(value.numel() for name, value in self.weights.items() if _is_map(name))
+        return places * sum(value.numel() for name, value in self.weights.items() if is_layer(name))
 
     @property
     def finite(self) -> bool:
@@ -149,7 +149,8 @@ class Correction:
     __hash__ = None  # type: ignore[assignment]
 
 
-def _is_map(name: str) -> bool:
+def is_layer(name: str) -> bool:
+    """Return whether a weight of this name is a layer's map: entrance, exit or a residual block's."""
     return name in ("in", "out") or name.isdigit()
 
 

@@ -127,3 +127,21 @@ def test_without_a_folder_nothing_is_kept():
     assert journal.tensors("b", lambda: {"x": torch.ones(2)})["x"].sum() == 2.0
     assert journal.tensors("b", lambda: {"x": torch.zeros(2)})["x"].sum() == 0.0
     journal.done()
+
+
+def test_budgets_learn_from_the_same_trajectories_where_these_stay(labelled, undisturbed, tmp_path):
+    def fitted(nfe, stages, **other):
+        told = {"progress": lambda stage, part: stages.append(stage), "trajectories": tmp_path, "compare": False}
+        return rg.tune(labelled, **{**ASKED, "nfe": nfe, **told, **other})
+
+    fitted(3, [])
+    stages: list[str] = []
+    assert fitted(2, stages) == undisturbed
+    assert "corrections" in stages
+    assert "reference trajectories" not in stages
+    stages.clear()
+    assert fitted(2, stages) == undisturbed
+    assert "short trajectories" not in stages
+    stages.clear()
+    assert fitted(1, stages, seed=2) != undisturbed
+    assert "reference trajectories" in stages

@@ -51,6 +51,10 @@ def tune(
         Path | None,
         typer.Option("--report", help="Also compare the plan with published solvers and write a page there.", metavar="DIR"),
     ] = None,
+    trajectories: Annotated[
+        Path | None,
+        typer.Option("--trajectories", help="Keep the reference trajectories there, for other budgets.", metavar="DIR"),
+    ] = None,
     device: options.Device = "cpu",
     dtype: options.Dtype = None,
     as_json: options.AsJson = False,
@@ -71,7 +75,7 @@ def tune(
     conditions = told.Told(denoiser, condition, written)
     check_writable(out)
     journal = out.with_name(f"{out.name}.fit")
-    given = {"in_scheduler": scheduler, "device": device, "journal": journal}
+    given = {"in_scheduler": scheduler, "device": device, "journal": journal, "trajectories": trajectories}
     with console.left_alone(out, f"the same command goes on from what is done, in {journal}"):
         plan = fitted(denoiser, nfe, seed, effort.value, conditions, **given)
     plan.save(out)
@@ -134,6 +138,7 @@ def fitted(
     in_scheduler: bool | None = None,
     device: str = "cpu",
     journal: Path | None = None,
+    trajectories: Path | None = None,
 ) -> Plan:
     """Return the plan that the tuner fits, with its progress on stderr.
 
@@ -144,6 +149,7 @@ def fitted(
         in_scheduler: fit what a pipeline's scheduler can run; None for: if it is a pipeline.
         device: where states are kept.
         journal: folder for finished parts, so that an interrupted fit can go on.
+        trajectories: folder in which reference trajectories stay for other budgets.
     """
     import retrograde as rg
 
@@ -169,6 +175,7 @@ def fitted(
             device=device,
             progress=progress,
             journal=journal,
+            trajectories=trajectories,
         )
 
 

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from retrograde.correction import Correction
+from retrograde.correction import Correction, is_layer
 from retrograde.denoisers import AbstractDenoiser
+from retrograde.tune.muon import Muon
 
 CHUNK = 256
 """Items corrected at once."""
@@ -31,8 +32,9 @@ class Lesson:
     Attributes:
         width, depth: channels and residual blocks inside.
         epochs: passes over the trajectories.
-        rate: largest step size of AdamW; it rises over the first tenth and falls along a cosine.
-        decay: weight decay of AdamW.
+        rate: largest step size of Muon, which moves the layers; it rises over the first tenth and falls along a cosine.
+        rest: that of AdamW, which moves biases and what conditions add.
+        decay: weight decay of both.
         batch: items in a step.
         seed: of the initial weights and the order of the items.
     """
@@ -40,7 +42,8 @@ class Lesson:
     width: int = 32
     depth: int = 2
     epochs: int = 12
-    rate: float = 4e-3
+    rate: float = 2e-2
+    rest: float = 4e-3
     decay: float = 1e-3
     batch: int = 64
     seed: int = 0
@@ -107,20 +110,24 @@ def learn(
     told, mixing = _unmixed(regressors)
     size = residual.square().mean().sqrt().clamp(min=1e-12)
     told, target = [z.reshape(n, *shape) for z in told], (residual / size).reshape(n, *shape)
-    optimizer = torch.optim.AdamW(list(weights.values()), lr=lesson.rate, weight_decay=lesson.decay, foreach=True)
+    layers = Muon([value for name, value in weights.items() if is_layer(name)], lesson.decay)
+    rest = [value for name, value in weights.items() if not is_layer(name)]
+    others = torch.optim.AdamW(rest, lr=lesson.rest, weight_decay=lesson.decay, foreach=True)
     batch = min(lesson.batch, n)
     total, step = lesson.epochs * (n // batch), 0
     for _ in range(lesson.epochs):
         order = torch.randperm(n, generator=generator).to(device)
         for items in order[: n // batch * batch].split(batch):
-            for group in optimizer.param_groups:
-                group["lr"] = lesson.rate * _course(step / total)
+            course = _course(step / total)
+            for group in others.param_groups:
+                group["lr"] = lesson.rest * course
             some = {name: value[items] for name, value in condition.items()}
             made = network(told[0][items], [z[items] for z in told[1:]], some)
             loss = (made - target[items]).square().mean()
-            optimizer.zero_grad()
+            others.zero_grad()
             loss.backward()
-            optimizer.step()
+            others.step()
+            layers.step(lesson.rate * course)
             step += 1
     return _restored({name: value.detach() for name, value in weights.items()}, initial, mixing, float(size))
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -25,10 +24,10 @@ QUICK = 6
 ELEMENT = 0.03
 """Pull of per-element coefficients towards the scalar ones, under corrections: what it holds back, those can learn."""
 
-SHORT = ((16, "ipndm_4"), (16, "dpmpp_3m"), (24, "ipndm_4"), (24, "dpmpp_3m"), (36, "ipndm_4"), (36, "dpmpp_3m"))
+SHORT = tuple((levels, recipe) for levels in (16, 20, 24, 36) for recipe in ("ipndm_4", "dpmpp_3m"))
 """Levels and recipes of short teachers, by rising cost."""
 
-CLOSE = 0.2
+CLOSE = 0.1
 """A short teacher may be this far from the fine one, relative to the error of the fit without corrections."""
 
 
@@ -45,6 +44,7 @@ class CorrectedFit:
         first_item: number of the first of the trajectories.
         condition: prepared conditions of theirs.
         journal: of the call.
+        kept: where the short trajectories stay for other budgets; None for nowhere.
     """
 
     fitter: Fitter
@@ -58,6 +58,7 @@ class CorrectedFit:
     tell: Progress
     device: torch.device | str = "cpu"
     journal: Journal = dataclasses.field(default_factory=Journal)
+    kept: Journal | None = None
 
     def run(self, starts: Sequence[Levels], error: float) -> tuple[Plan, float, int]:
         """Return the fitted plan, its validation error and the network evaluations spent.
@@ -67,17 +68,18 @@ class CorrectedFit:
             error: validation error of the fit without corrections on the first.
         """
         levels, searched = self.levels(starts)
-        times = tuple(self.fitter.teacher.times[k] for k in levels)
-        teacher, spent = self.teacher(times, error)
+        grid, recipe, spent = self.short(len(levels), error)
+        times = on_grid([self.fitter.teacher.times[k] for k in levels], grid, self.fitter.denoiser.path.sigma)
+        teacher = self.teacher(grid, recipe, times)
         taught = dataclasses.replace(
             self.fitter, teacher=teacher, condition=self.condition, element=ELEMENT, lesson=self.lesson, taught=None
         )
-        places = tuple(teacher.times.index(t) for t in times)
         self.tell("corrections", 0.0)
-        rows = taught.run(places)[1].rows
+        rows = taught.run([teacher.times.index(t) for t in times])[1].rows
         plan = taught.plan(rows, {"ridge": taught.ridge, "element": ELEMENT, "lesson": dataclasses.asdict(self.lesson)})
         made = float(self.validation.errors(plan).mean(dtype=torch.float64).sqrt())
-        return plan, made, searched + spent + len(levels) * (teacher.n + len(self.validation.items))
+        spent += searched + teacher.n * (len(grid) + len(levels)) + len(levels) * len(self.validation.items)
+        return plan, made, spent
 
     def levels(self, starts: Sequence[Levels]) -> tuple[Levels, int]:
         """Return the best levels found with small lessons inside, and the network evaluations spent.
@@ -92,23 +94,23 @@ class CorrectedFit:
         start = min(starts[:2], key=score)
         return descend(score, start, size, (4, 2, 1), last_first=False)[0], policy.evaluations * n
 
-    def teacher(self, times: Sequence[float], error: float) -> tuple[Teacher, int]:
-        """Return trajectories kept at the noise end and at `times`, and the evaluations spent.
+    def short(self, nfe: int, error: float) -> tuple[tuple[float, ...], str, int]:
+        """Return times and recipe of a short teacher, and the evaluations spent.
 
-        The cheapest short teacher that is close to the fine one on a few validation items makes them.
+        It is the cheapest of at least twice as many levels as the plan that is close to the fine one on a few validation
+        items, or the closest.
         """
         denoiser, few = self.fitter.denoiser, self.validation.part(32)
-        keep = tuple(dict.fromkeys((self.fitter.teacher.times[0], *times)))
         spent, best = 0, (math.inf, "", tuple[float, ...]())
-        for nfe, recipe in SHORT:
-            grid = through(levels_of(denoiser, nfe), keep, denoiser.path.sigma)
+        for size, recipe in [one for one in SHORT if one[0] >= 2 * nfe] or [(3 * nfe, "ipndm_4")]:
+            grid = levels_of(denoiser, size)
             try:
                 made = teach(
                     denoiser,
                     len(few.items),
                     self.seed,
                     levels=grid,
-                    keep=keep,
+                    keep=(),
                     first_item=few.items[0],
                     condition=few.condition,
                     recipe=recipe,
@@ -121,11 +123,18 @@ class CorrectedFit:
             best = min(best, (far, recipe, grid), key=lambda one: one[0])
             if far <= CLOSE * error:
                 break
-        _, recipe, grid = best
+        return best[2], best[1], spent
 
-        def made_all() -> dict[str, Tensor]:
+    def teacher(self, grid: Sequence[float], recipe: str, times: Sequence[float]) -> Teacher:
+        """Return short trajectories at the noise end and at `times`, which are on the grid.
+
+        Where they stay for other budgets they are kept at every level.
+        """
+        keep = tuple(grid) if self.kept is not None else tuple(dict.fromkeys((grid[0], *times)))
+
+        def made() -> dict[str, Tensor]:
             return teach(
-                denoiser,
+                self.fitter.denoiser,
                 self.trajectories,
                 self.seed,
                 levels=grid,
@@ -135,21 +144,24 @@ class CorrectedFit:
                 recipe=recipe,
                 progress=lambda _, part: self.tell("short trajectories", part),
                 device=self.device,
+                outputs=False,
             ).tensors()
 
-        teacher = Teacher.of(self.journal.tensors("short", made_all), self.device)
-        return teacher, spent + teacher.evaluations * teacher.n
+        return Teacher.of((self.kept or self.journal).tensors(f"short {len(grid)} {recipe}", made), self.device)
 
 
-def through(times: Sequence[float], required: Sequence[float], sigma: Any) -> tuple[float, ...]:
-    """Return a grid with the required times in the place of the nearest others, noisiest first."""
-    kept = list(times)
-    for t in required:
-        near = min((k for k, u in enumerate(kept) if u not in required or u == t), key=lambda k: _apart(kept[k], t, sigma))
-        kept[near] = t
-    return tuple(sorted(dict.fromkeys(kept), key=sigma, reverse=True))
+def on_grid(times: Sequence[float], grid: Sequence[float], sigma: Callable[[float], float]) -> list[float]:
+    """Return as many times of the grid, in its order, as near to the given as can be: least squares in log-SNR."""
+    ways: dict[int, tuple[float, tuple[int, ...]]] = {-1: (0.0, ())}
+    for t in times:
+        here = [_apart(one, t, sigma) ** 2 for one in grid]
+        ways = {
+            k: min((cost + here[k], (*places, k)) for last, (cost, places) in ways.items() if last < k)
+            for k in range(min(ways) + 1, len(grid))
+        }
+    return [grid[k] for k in min(ways.values())[1]]
 
 
-def _apart(one: float, other: float, sigma: Any) -> float:
+def _apart(one: float, other: float, sigma: Callable[[float], float]) -> float:
     """Distance of two times in log-SNR, where the noise end is at distance zero of itself."""
     return 0.0 if one == other else abs(math.log(sigma(one)) - math.log(sigma(other)))

@@ -28,6 +28,7 @@ class Effort:
             for no such bound. What few items say of levels far from there is mostly noise.
         heat, between, finalists: the heats of a race, as in `retrograde.tune.race`.
         twice: so many solvers, the best with the plan's budget, are raced with twice the budget too; None for all.
+        epochs: passes over the trajectories in which one is learned.
     """
 
     fit: int
@@ -49,10 +50,11 @@ class Effort:
     between: tuple[tuple[int, int], ...] = ()
     finalists: int = 6
     twice: int | None = None
+    epochs: int = 12
 
 
 EFFORTS = {
     "seconds": Effort(160, 32, 32, 64, 40, 24, 2, 40, 256, USUAL_RECIPES),
     "minutes": Effort(512, 128, 128, 256, 64, 40, 2, 60, 1024, None, 2048, 12),
-    "hours": Effort(640, 128, 256, 256, 64, 40, 2, 60, 4096, None, 10240, 24, 0.2),
+    "hours": Effort(640, 128, 256, 256, 64, 40, 2, 60, 4096, None, 14336, 24, 0.2, epochs=6),
 }

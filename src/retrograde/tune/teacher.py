@@ -24,7 +24,7 @@ class Teacher:
     Attributes:
         times: path times of the levels, noisiest first.
         states: x at each level, [levels, n, d] float32.
-        outputs: the data mean there, [levels, n, d].
+        outputs: the data mean there, [levels, n, d]; [0, n, d] where it was not kept.
         end: where the trajectories end, [n, d].
         evaluations: network evaluations per item they cost.
     """
@@ -93,6 +93,7 @@ def teach(
     recipe: str = "dpmpp_3m",
     progress: Progress | None = None,
     device: torch.device | str = "cpu",
+    outputs: bool = True,
 ) -> Teacher:
     """Run a fine published solver and keep its states and predictions at every level.
 
@@ -101,11 +102,12 @@ def teach(
         levels: network evaluations per trajectory, or their times.
         keep: times at which states and predictions are kept; None for all.
         condition: what `steps` takes, for n items.
+        outputs: keep the predictions too.
     """
     plan = get(recipe).compile(denoiser.path, levels_of(denoiser, levels) if isinstance(levels, int) else levels)
     times = plan.times if keep is None else tuple(keep)
     states: dict[float, list[Tensor]] = {t: [] for t in times}
-    outputs: dict[float, list[Tensor]] = {t: [] for t in times}
+    means: dict[float, list[Tensor]] = {t: [] for t in times}
     ends: list[Tensor] = []
     prepared = prepare_condition(denoiser, condition, n, device)
     for low in range(0, n, batch_size):
@@ -117,14 +119,15 @@ def teach(
         for k, state in enumerate(loop):
             if state.prediction is not None and state.row.time in states:
                 states[state.row.time].append(state.prediction.x_t.flatten(1).float())
-                outputs[state.row.time].append(state.mean.flatten(1).float())
+                if outputs:
+                    means[state.row.time].append(state.mean.flatten(1).float())
             if progress is not None:
                 progress("reference trajectories", (low + len(places) * (k + 1) / len(plan)) / n)
             if state.t is None:
                 ends.append(state.x_t.flatten(1).float())
     end = torch.cat(ends)
     none = end.new_empty(0, *end.shape)
-    kept = [torch.stack([torch.cat(parts[t]) for t in times]) if times else none for parts in (states, outputs)]
+    kept = [torch.stack([torch.cat(p[t]) for t in times]) if times and p[times[0]] else none for p in (states, means)]
     return Teacher(times, kept[0], kept[1], end, plan.nfe)
 
 

@@ -54,6 +54,7 @@ def tune(
     progress: Progress | None = None,
     device: torch.device | str = "cpu",
     journal: str | PathLike[str] | None = None,
+    trajectories: str | PathLike[str] | None = None,
 ) -> Plan:
     """Fit a plan of exactly `nfe` evaluations to a denoiser, and measure it on noise it has not seen.
 
@@ -71,6 +72,8 @@ def tune(
         progress: called with the stage and the part done.
         journal: a folder for finished parts: the same call again goes on where an interrupted one was, and ends at the same
             plan. It holds the reference trajectories (as much as they take in memory), and is removed at the end.
+        trajectories: a folder in which the reference trajectories stay, at all levels: fits of other budgets with the same
+            denoiser, seed, effort and conditions learn from them too, and end where they would have without it.
 
     Returns:
         A plan whose `report` holds the held-out figures: "error" (root mean square distance to the reference end points,
@@ -98,6 +101,8 @@ def tune(
     prepared = job.conditions()
     if journal is not None:
         job = dataclasses.replace(job, journal=job.opened(journal, prepared, in_scheduler))
+    if trajectories is not None:
+        job = dataclasses.replace(job, kept=dataclasses.replace(job, nfe=0).opened(trajectories, prepared))
     teacher = job.trajectories(prepared)
     fitter = Fitter(
         denoiser,
@@ -113,7 +118,7 @@ def tune(
     fitted, error, spent["coefficients"] = job.select(fitter, candidates, validation)
     width = affordable(denoiser, min(nfe, fitter.memory), effort.share, prepared) if effort.corrected else None
     if width is not None:
-        lesson = Lesson(width=width)
+        lesson = Lesson(width=width, epochs=effort.epochs)
         corrected, its_error, spent["corrections"] = job.correct(fitter, candidates, validation, error, prepared, lesson)
         fitted, error = (corrected, its_error) if its_error < error else (fitted, error)
     doubt, spent["reference error"] = job.doubt(validation)
@@ -170,6 +175,7 @@ class Job:
     tell: Callable[[str, float], None]
     device: torch.device | str
     journal: Journal = dataclasses.field(default_factory=Journal)
+    kept: Journal | None = None
 
     @property
     def items(self) -> int:
@@ -208,7 +214,7 @@ class Job:
                 device=self.device,
             ).tensors()
 
-        return Teacher.of(self.journal.tensors("trajectories", made), self.device)
+        return Teacher.of((self.kept or self.journal).tensors("trajectories", made), self.device)
 
     def samples(self, prepared: dict[str, Tensor]) -> Tensor:
         """Return end points of a quick recipe, [m, d], for the moments of the denoiser's data.
@@ -225,7 +231,7 @@ class Job:
             given = {"condition": condition, "items": items, "batch_size": 128, "device": self.device}
             return {"end": sample(self.denoiser, plan, m, self.seed, **given).flatten(1).float()}
 
-        return self.journal.tensors("samples", made)["end"].to(self.device)
+        return (self.kept or self.journal).tensors("samples", made)["end"].to(self.device)
 
     def reference(self, teacher: Teacher, prepared: dict[str, Tensor], low: int, high: int) -> Reference:
         """Return a split as something plans can be measured on."""
@@ -309,6 +315,7 @@ class Job:
             self.tell,
             self.device,
             self.journal,
+            self.kept,
         )
 
         def made() -> dict[str, Any]:
