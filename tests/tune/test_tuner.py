@@ -154,7 +154,7 @@ def test_the_finalist_of_a_race_won_its_heat(held_out):
 def test_the_report_says_how_far_the_reference_itself_is_off(mixture):
     """Against a much finer solution: the estimate is not too small, and within an order of magnitude."""
     plan = rg.tune(mixture, 3, effort=SMALL, compare=False)
-    items = range(tuner._ITEMS + SMALL.fit, tuner._ITEMS + SMALL.fit + SMALL.validation)
+    items = range(tuner.ITEMS + SMALL.fit, tuner.ITEMS + SMALL.fit + SMALL.validation)
     fine, used = (teach(mixture, len(items), 0, levels=n, keep=(), first_item=items[0]).end for n in (600, SMALL.levels))
     truth = float((fine - used).double().square().mean().sqrt())
     assert truth < plan.report["reference_error"] < 10 * truth

@@ -4,6 +4,7 @@ from retrograde.tune.blend import blend
 from retrograde.tune.contest import Entry, Reference, plans, race
 from retrograde.tune.effort import EFFORTS, Effort
 from retrograde.tune.few_steps import FEW_STEPS, Settings, few_steps, search_few_steps
+from retrograde.tune.stochastic import stochastic
 from retrograde.tune.study import published, study
 from retrograde.tune.teacher import Teacher, teach
 from retrograde.tune.tuner import tune
@@ -24,6 +25,7 @@ __all__ = [
     "published",
     "race",
     "search_few_steps",
+    "stochastic",
     "study",
     "teach",
     "tune",

@@ -26,7 +26,7 @@ from retrograde.tune.levels import Levels, Limited, OnPolicy, Surrogate, descend
 from retrograde.tune.rivals import Rivals
 from retrograde.tune.teacher import Progress, Teacher, teach
 
-_ITEMS = 1 << 40
+ITEMS = 1 << 40
 """Number of the first training item: far from those a user samples."""
 
 DECODED = 32
@@ -208,7 +208,7 @@ class Job:
                 self.seed,
                 levels=self.effort.levels,
                 recipe=self.effort.teacher,
-                first_item=_ITEMS,
+                first_item=ITEMS,
                 condition=prepared,
                 progress=self.tell,
                 device=self.device,
@@ -225,7 +225,7 @@ class Job:
         m = self.effort.moments
         condition = {name: value[torch.arange(m) % len(value)] for name, value in prepared.items()}
         plan = recipes.plan("dpmpp_2m", self.denoiser, nfe=MOMENTS_NFE, grid="shifted")
-        items = range(2 * _ITEMS, 2 * _ITEMS + m)
+        items = range(2 * ITEMS, 2 * ITEMS + m)
 
         def made() -> dict[str, Tensor]:
             given = {"condition": condition, "items": items, "batch_size": 128, "device": self.device}
@@ -236,7 +236,7 @@ class Job:
     def reference(self, teacher: Teacher, prepared: dict[str, Tensor], low: int, high: int) -> Reference:
         """Return a split as something plans can be measured on."""
         condition = {k: v[low:high] for k, v in prepared.items()}
-        return Reference(self.denoiser, range(_ITEMS + low, _ITEMS + high), self.seed, teacher.end[low:high], condition)
+        return Reference(self.denoiser, range(ITEMS + low, ITEMS + high), self.seed, teacher.end[low:high], condition)
 
     def levels(self, fitter: Fitter) -> tuple[list[Levels], int]:
         """Return promising sets of levels, best first, and the network evaluations spent on finding them."""
@@ -310,7 +310,7 @@ class Job:
             self.effort.lessons,
             lesson,
             self.seed,
-            3 * _ITEMS,
+            3 * ITEMS,
             condition,
             self.tell,
             self.device,
