@@ -56,5 +56,5 @@ class Effort:
 EFFORTS = {
     "seconds": Effort(160, 32, 32, 64, 40, 24, 2, 40, 256, USUAL_RECIPES),
     "minutes": Effort(512, 128, 128, 256, 64, 40, 2, 60, 1024, None, 2048, 12),
-    "hours": Effort(640, 128, 256, 256, 64, 40, 2, 60, 4096, None, 14336, 24, 0.2, epochs=6),
+    "hours": Effort(640, 128, 256, 256, 64, 40, 2, 60, 4096, None, 10240, 24, 0.2, epochs=6),
 }
