@@ -4,6 +4,7 @@ from retrograde.tune.blend import blend
 from retrograde.tune.contest import Entry, Reference, plans, race
 from retrograde.tune.effort import EFFORTS, Effort
 from retrograde.tune.few_steps import FEW_STEPS, Settings, few_steps, search_few_steps
+from retrograde.tune.polish import Features, Sliced, distance, polish
 from retrograde.tune.stochastic import stochastic
 from retrograde.tune.study import published, study
 from retrograde.tune.teacher import Teacher, teach
@@ -15,13 +16,17 @@ __all__ = [
     "FEW_STEPS",
     "Effort",
     "Entry",
+    "Features",
     "Reference",
     "Settings",
+    "Sliced",
     "Teacher",
     "Universal",
     "blend",
+    "distance",
     "few_steps",
     "plans",
+    "polish",
     "published",
     "race",
     "search_few_steps",
