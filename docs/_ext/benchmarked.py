@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +175,52 @@ def apart(one: dict[str, Any]) -> str:
     return f"{one['frechet']:.3f} / {one['frechet_to_fine']:.3f}"
 
 
+def baselines_page() -> str:
+    """The stored run of benchmarks/baselines.py: errors of every tuner, who was best, and what each fit asked for."""
+    kept = stored("baselines.json")
+    rows = {(row["model"], row["nfe"], row["tuner"]): row for row in kept["rows"]}
+    others = sorted({tuner for _, _, tuner in rows} - {"tune"})
+    pairs = list(dict.fromkeys(key[:2] for key in rows))
+    settings = kept["rows"][0]["settings"]
+    text = (
+        "# The tuner beside other people's\n\n`rg.tune` without its races of published solvers, and the tuners of "
+        "`rg.baselines`, each given as many network evaluations for the fit as `tune` asked for at that model and budget, "
+        "over all items, reference included. Trajectories, steps of descent or trials are as many as that allows, so the "
+        "others have more or fewer of them than in their papers; `dmn` asks for none. Those that begin on a published grid "
+        "begin on the best of five, which was not counted. Coefficients of descents are common to all samples, also where a "
+        "paper predicts them for each (`amed`), and distances are squared errors where a paper has a trained one.\n\n"
+        f"`mixture64` is a Gaussian mixture over 500 of the 8x8 digits. {settings['items']} items that no fit saw, effort "
+        f'`"{settings["effort"]}"`, the best in bold. Errors on the mixture are mostly those of a few items that end at '
+        "another digit than the fine solver's: beyond four evaluations the middle item tells more.\n\n"
+    )
+    for key, title in (
+        ("rms", "Root mean square distance to the end points of a fine solver from the same noise, per element"),
+        ("median", "The same of the middle item"),
+    ):
+        lines = []
+        for model, nfe in pairs:
+            values = {tuner: rows[model, nfe, tuner][key] for tuner in ("tune", *others) if (model, nfe, tuner) in rows}
+            shown = {one: f"**{v:.3g}**" if v == min(values.values()) else f"{v:.3g}" for one, v in values.items()}
+            cells = [shown.get(tuner, "not run") for tuner in ("tune", *others)]
+            lines.append((f"`{model}`", str(nfe), *cells))
+        text += f"## {title}\n\n{table(('model', 'nfe', '`tune`', *(f'`{one}`' for one in others)), lines)}\n"
+    text += (
+        "## Pair by pair\n\nOn how many pairs of model and budget the error of `tune` is smaller than the other's, the "
+        "geometric mean of the other's error over that of `tune`, and the evaluations of its fits over those of `tune`.\n\n"
+    )
+    lines = []
+    for one in others:
+        both = [(rows[*pair, "tune"], rows[*pair, one]) for pair in pairs if (*pair, one) in rows]
+        won = [f"{sum(a[key] < b[key] for a, b in both)} of {len(both)}" for key in ("rms", "median")]
+        means = [math.prod(b[key] / a[key] for a, b in both) ** (1 / len(both)) for key in ("rms", "median")]
+        parts = [b["evaluations"] / a["evaluations"] for a, b in both]
+        cost = " to ".join(sorted({f"{part:.2f}" for part in (min(parts), max(parts))}))
+        lines.append((f"`{one}`", *won, *(f"{mean:.2f}" for mean in means), cost))
+    head = ("against", "smaller error", "smaller median", "ratio of errors", "ratio of medians", "evaluations")
+    commands = sorted({row["command"] for row in kept["rows"]})
+    return text + table(head, lines) + "\nMade by `" + "`, `".join(commands) + "`, one thread.\n"
+
+
 REUSED = {
     "digits": "`digits`, a UNet",
     "dit8": "A transformer of six blocks, trained on digits of 8 by 8",
@@ -223,3 +270,13 @@ def reuse_page() -> str:
         "pair by pair in turns.\n\n" + table(("policy", "MACs", "seconds, median", "quartiles"), lines)
     )
     return text + "\nMade by `python -m benchmarks reuse reuse_speed`, one thread.\n"
+
+
+MEASURED: dict[str, Callable[[], str]] = {
+    "baselines": baselines_page,
+    "inverse_digits": inverse_digits_page,
+    "reuse": reuse_page,
+    "transfer": transfer_page,
+    "twice": twice_page,
+    "universal": universal_page,
+}

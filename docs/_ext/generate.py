@@ -12,17 +12,7 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
-from benchmarked import (
-    apart,
-    gaussian_posterior,
-    inverse_digits_page,
-    reuse_page,
-    stored,
-    table,
-    transfer_page,
-    twice_page,
-    universal_page,
-)
+from benchmarked import MEASURED, apart, gaussian_posterior, stored, table
 
 import retrograde as rg
 
@@ -372,17 +362,13 @@ def short_of(
 PAGES: dict[str, Callable[[], str]] = {
     "command": command_page,
     "inverse": inverse_page,
-    "inverse_digits": inverse_digits_page,
-    "transfer": transfer_page,
-    "universal": universal_page,
     "overhead": overhead_page,
     "paths": paths_page,
     "peers": peers_page,
     "recipes": recipes_page,
-    "reuse": reuse_page,
     "systems": systems_page,
     "tuned": tuned_page,
-    "twice": twice_page,
+    **MEASURED,
 }
 
 

@@ -36,6 +36,7 @@ def amed(
     n: int = 64,
     levels: int = 48,
     steps: int = 100,
+    batch: int = 32,
     rate: float = 0.02,
     condition: Any = None,
 ) -> Plan:
@@ -55,11 +56,14 @@ def amed(
         grid: the published levels between steps, which stay.
         n: items to learn from; `levels`: evaluations of the reference.
 
+    Raises:
+        BadValue: nfe < 1.
+
     Reference: Zhou et al., Fast ODE-based Sampling for Diffusion Models in Around 5 Steps, 2024, arXiv 2312.00094.
     """
-    taught, held, spent = lessons(denoiser, n, max(16, n // 2), seed, levels, condition)
     pairs = nfe // 2
     given = even(denoiser, nfe - pairs, grid)
+    taught, held, spent = lessons(denoiser, n, max(16, n // 2), seed, levels, condition)
     below = torch.cat([given[1:], given.new_tensor([ends_of(denoiser.path)[0]]).log()])
 
     def table(values: Mapping[str, Tensor]) -> Table:
@@ -88,6 +92,6 @@ def amed(
     rates = dict.fromkeys(start, rate) if pairs else {}
     best, error, more = (start, float("nan"), 0)
     if rates:
-        best, error, more = Descent(rates, steps=steps).run(table, start, taught, held, seed)
+        best, error, more = Descent(rates, steps=steps, batch=batch).run(table, start, taught, held, seed)
     report = {"evaluations": spent + more, "validation_error": error}
     return as_plan(denoiser, table(best), "amed@1", {"tuner": "amed", "nfe": nfe, "seed": seed, "steps": steps}, report)

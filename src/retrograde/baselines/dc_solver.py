@@ -11,10 +11,9 @@ import torch
 from torch import Tensor
 
 from retrograde import laws, systems
-from retrograde.baselines.gits import one_evaluation, start_of, trajectories
+from retrograde.baselines.gits import asked_at, one_evaluation, trajectories
 from retrograde.denoisers import AbstractDenoiser, prepare_condition
 from retrograde.errors import BadValue
-from retrograde.grids import make
 from retrograde.plan import Plan, Row
 
 systems.register(
@@ -57,8 +56,7 @@ def dc_solver(
     written, path = one_evaluation(recipe), denoiser.path
     if written.basis(path) != "data":
         raise BadValue(f"recipe {recipe!r}", "a recipe that steps with data predictions", "recipe='unip_3'")
-    times = make(path, nfe, grid)
-    times = tuple(dict.fromkeys([start_of(denoiser), *(denoiser.snap(t) for t in times[1:])]))
+    times = asked_at(denoiser, nfe, grid)
     base = written.compile(path, times)
     teacher = trajectories(denoiser, n, seed, levels, condition, times)
     prepared = prepare_condition(denoiser, condition, n)

@@ -9,7 +9,7 @@ from typing import Any, cast
 import numpy as np
 
 from retrograde import grids, systems
-from retrograde.baselines.gits import one_evaluation, start_of
+from retrograde.baselines.gits import check_budget, one_evaluation, start_of
 from retrograde.denoisers import AbstractDenoiser
 from retrograde.errors import BadValue, MissingExtra
 from retrograde.paths import Path
@@ -40,11 +40,12 @@ def dmn(denoiser: AbstractDenoiser, nfe: int, *, recipe: str = "unip_3", power: 
         apart: the first steps whose errors are added rather than cancelled; 3 up to 7 evaluations, else 0, as published.
 
     Raises:
-        BadValue: another power.
+        BadValue: another power, or nfe < 1.
         MissingExtra: without scipy.
 
     Reference: Xue et al., Accelerating Diffusion Sampling with Optimized Time Steps, 2024, arXiv 2402.17376.
     """
+    check_budget(nfe)
     if power not in (1, 2):
         raise BadValue(f"power={power}", "1 (pixels) or 2 (latents)", "power=1")
     try:

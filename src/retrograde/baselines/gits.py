@@ -58,6 +58,7 @@ def gits(
 
     Reference: Chen et al., On the Trajectory Regularity of ODE-based Diffusion Sampling, 2024, arXiv 2405.11326.
     """
+    check_budget(nfe)
     written = one_evaluation(recipe)
     teacher = trajectories(denoiser, n, seed, levels, condition)
     chosen = cheapest(local_costs(denoiser, teacher), nfe, coefficient)
@@ -80,6 +81,29 @@ def start_of(denoiser: AbstractDenoiser) -> float:
     """Return the noise end of the path, or where it holds no signal a time just below."""
     path = denoiser.path
     return denoiser.snap(path.t_max if path.a(path.t_max) > 0.0 else path.time_of_sigma(grids.levels(path)[1]))
+
+
+def check_budget(nfe: int) -> None:
+    """Refuse a budget of no evaluation before anything is learned for it."""
+    if nfe < 1:
+        raise BadValue(f"nfe={nfe}", "a whole number, nfe >= 1", "nfe=4")
+
+
+def asked_at(denoiser: AbstractDenoiser, nfe: int, grid: str) -> tuple[float, ...]:
+    """Return the times of `nfe` evaluations on a published grid, signal being held at the first of them.
+
+    A grid that reaches the least level has n points for n - 1 evaluations in the papers: its last is where they end, and
+    asking there once more changes nothing that can be seen.
+
+    Raises:
+        BadValue: nfe < 1.
+    """
+    check_budget(nfe)
+    path = denoiser.path
+    times = grids.make(path, nfe, grid)
+    if nfe > 1 and path.sigma(times[-1]) <= 1.01 * grids.levels(path)[0]:
+        times = grids.make(path, nfe + 1, grid)[:-1]
+    return tuple(dict.fromkeys([start_of(denoiser), *(denoiser.snap(t) for t in times[1:])]))
 
 
 def trajectories(

@@ -37,6 +37,7 @@ def ld3(
     n: int = 64,
     levels: int = 48,
     steps: int = 100,
+    batch: int = 32,
     rate: float = 0.05,
     relax: float = 0.01,
     condition: Any = None,
@@ -49,12 +50,15 @@ def ld3(
 
     Args:
         order: order of iPNDM; `grid`: where the descent starts.
-        steps, rate: of the descent; the told levels learn at a tenth of the rate.
+        steps, batch, rate: of the descent; the told levels learn at a tenth of the rate.
+
+    Raises:
+        BadValue: nfe < 1.
 
     Reference: Tong et al., Learning to Discretize Denoising Diffusion ODEs, 2024, arXiv 2405.15506.
     """
-    taught, held, spent = lessons(denoiser, n, max(16, n // 2), seed, levels, condition)
     given = even(denoiser, nfe, grid)
+    taught, held, spent = lessons(denoiser, n, max(16, n // 2), seed, levels, condition)
     low = min(math.log(grids.levels(denoiser.path)[0]), float(given[-1]) - 0.1)
     ends = torch.cat([given, torch.tensor([low], dtype=torch.float64)])
 
@@ -67,7 +71,7 @@ def ld3(
         return Table(level, told, *adams_bashforth(level, order))
 
     start = {"gaps": (ends[:-1] - ends[1:]).log(), "told": torch.zeros(nfe, dtype=torch.float64)}
-    descent = Descent({"gaps": rate, "told": 0.1 * rate}, steps=steps, relax=relax)
+    descent = Descent({"gaps": rate, "told": 0.1 * rate}, steps=steps, batch=batch, relax=relax)
     best, error, more = descent.run(table, start, taught, held, seed)
     report = {"evaluations": spent + more, "validation_error": error}
     with torch.no_grad():

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from retrograde import laws, systems
+from retrograde.baselines.gits import FIRST_ITEM, check_budget
 from retrograde.denoisers import AbstractDenoiser
 from retrograde.denoisers.prediction import conversion
 from retrograde.plan import Plan, Row
@@ -54,9 +55,13 @@ def olss(
     The levels follow a path of largest jumps whose error stays under a limit, and bisection finds the smallest limit that
     `nfe` evaluations allow.
 
+    Raises:
+        BadValue: nfe < 1.
+
     Reference: Duan et al., Optimal Linear Subspace Search, 2023, arXiv 2305.14677.
     """
-    teacher = teach(denoiser, n, seed, levels=levels, condition=condition, first_item=1 << 40)
+    check_budget(nfe)
+    teacher = teach(denoiser, n, seed, levels=levels, condition=condition, first_item=FIRST_ITEM)
     path = denoiser.path
     # the published method uses the noise prediction, which says nothing of the data where the path holds no signal
     basis = "velocity" if path.a(path.t_max) == 0.0 else "noise"

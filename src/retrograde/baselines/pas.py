@@ -9,8 +9,8 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from retrograde import grids, systems
-from retrograde.baselines.gits import FIRST_ITEM, one_evaluation, start_of, trajectories
+from retrograde import systems
+from retrograde.baselines.gits import FIRST_ITEM, asked_at, one_evaluation, trajectories
 from retrograde.denoisers import AbstractDenoiser
 from retrograde.errors import PlanError
 from retrograde.plan import Plan, Row
@@ -150,8 +150,7 @@ def pas(
     Reference: Wang et al., Diffusion Sampling Correction via Approximately 10 Parameters, 2025, arXiv 2411.06503.
     """
     written, path = one_evaluation(recipe), denoiser.path
-    times = [start_of(denoiser), *(denoiser.snap(t) for t in grids.make(path, nfe, grid)[1:])]
-    plan = written.compile(path, tuple(dict.fromkeys(times)))
+    plan = written.compile(path, asked_at(denoiser, nfe, grid))
     teacher = trajectories(denoiser, n, seed, levels, condition, through=plan.times)
     learned: dict[int, list[float]] = {}
     half = n // 2

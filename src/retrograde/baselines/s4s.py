@@ -58,6 +58,7 @@ def s4s(
     n: int = 64,
     levels: int = 48,
     steps: int = 100,
+    batch: int = 32,
     rate: float = 0.02,
     relax: float = 0.01,
     condition: Any = None,
@@ -67,10 +68,13 @@ def s4s(
     x/a moves by (sigma' - sigma) sum_k b_ik eps_k, k over the last `order` noise predictions; b starts as iPNDM's. With
     `rounds` = 0 the levels of the grid stay (S4S); else coefficients and levels descend in turn, `rounds` times each.
 
+    Raises:
+        BadValue: nfe < 1.
+
     Reference: Frankel et al., S4S: Solving for a Diffusion Model Solver, 2025, arXiv 2502.17423.
     """
-    taught, held, spent = lessons(denoiser, n, max(16, n // 2), seed, levels, condition)
     given = even(denoiser, nfe, grid)
+    taught, held, spent = lessons(denoiser, n, max(16, n // 2), seed, levels, condition)
     band = torch.ones(nfe, nfe, dtype=torch.float64).tril() - torch.ones(nfe, nfe, dtype=torch.float64).tril(-order)
 
     def table(values: Mapping[str, Tensor]) -> Table:
@@ -83,7 +87,7 @@ def s4s(
     turns = [{"weights": rate}] if rounds == 0 else [{"weights": rate}, {"gaps": rate}] * rounds
     error = float("nan")
     for k, rates in enumerate(turns):
-        descent = Descent(rates, steps=max(1, steps // len(turns)), relax=relax)
+        descent = Descent(rates, steps=max(1, steps // len(turns)), batch=batch, relax=relax)
         values, error, more = descent.run(table, values, taught, held, seed + k)
         spent += more
     provenance = {"tuner": "s4s", "nfe": nfe, "seed": seed, "order": order, "rounds": rounds, "steps": steps}
@@ -100,6 +104,7 @@ def bns(
     n: int = 64,
     levels: int = 48,
     steps: int = 100,
+    batch: int = 32,
     rate: float = 0.02,
     relax: float = 0.0,
     condition: Any = None,
@@ -109,10 +114,13 @@ def bns(
     It starts as DDIM. `bns` descends on the mean squared distance from the reference's end points (the paper on its
     logarithm); coefficients on all earlier states as well as predictions are also what GS fits (2510.17699).
 
+    Raises:
+        BadValue: nfe < 1.
+
     Reference: Shaul et al., Bespoke Non-Stationary Solvers, 2024, arXiv 2403.01329.
     """
-    taught, held, spent = lessons(denoiser, n, max(16, n // 2), seed, levels, condition)
     given = even(denoiser, nfe, grid)
+    taught, held, spent = lessons(denoiser, n, max(16, n // 2), seed, levels, condition)
     lower = torch.ones(nfe, nfe, dtype=torch.float64).tril()
 
     def table(values: Mapping[str, Tensor]) -> Table:
@@ -124,7 +132,7 @@ def bns(
 
     zero = torch.zeros(nfe, nfe, dtype=torch.float64)
     start = {"gaps": (given[:-1] - given[1:]).log(), "states": zero, "outputs": zero}
-    descent = Descent({"gaps": rate, "states": rate, "outputs": rate}, steps=steps, relax=relax)
+    descent = Descent({"gaps": rate, "states": rate, "outputs": rate}, steps=steps, batch=batch, relax=relax)
     best, error, more = descent.run(table, start, taught, held, seed)
     report = {"evaluations": spent + more, "validation_error": error}
     return as_plan(denoiser, table(best), "bns@1", {"tuner": "bns", "nfe": nfe, "seed": seed, "steps": steps}, report)

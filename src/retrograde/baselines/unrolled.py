@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from retrograde import grids, laws
-from retrograde.baselines.gits import start_of, trajectories
+from retrograde import laws
+from retrograde.baselines.gits import asked_at, trajectories
 from retrograde.denoisers import AbstractDenoiser, prepare_condition
 from retrograde.plan import Plan, Row
 from retrograde.recipes import level
@@ -34,7 +34,7 @@ class Table:
 
     Attributes:
         level: log sigma of the rows, falling, [N].
-        told: log sigma of the times the network is told, [N].
+        told: log sigma of the times the network is told, [N]; the same tensor where they are the levels themselves.
         states: A, [N, N], lower triangular; outputs: B, [N, N].
     """
 
@@ -47,24 +47,27 @@ class Table:
 class _Asked(torch.autograd.Function):
     """A prediction with gradients in the state, by back-propagation, and in its two levels, by central differences.
 
-    Nothing is kept of the forward pass but the state, so a long table costs no more memory than one evaluation.
+    Nothing is kept of the forward pass but the state, so a long table costs no more memory than one evaluation. Where the
+    network is told the level itself (`told` None), the two are moved together: half as many evaluations.
     """
 
     @staticmethod
-    def forward(ctx: Any, y: Tensor, at: Tensor, told: Tensor, ask: Callable[[Tensor, float, float], Tensor]) -> Tensor:
+    def forward(
+        ctx: Any, y: Tensor, at: Tensor, told: Tensor | None, ask: Callable[[Tensor, float, float], Tensor]
+    ) -> Tensor:
         ctx.save_for_backward(y, at, told)
         ctx.ask = ask
-        return ask(y, float(at), float(told))
+        return ask(y, float(at), float(at if told is None else told))
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = grad_outputs
         (y, at, told), ask = ctx.saved_tensors, ctx.ask
-        here, says = float(at), float(told)
+        here, says = float(at), float(at if told is None else told)
         moved = [None, None]
         for k in range(2):
             if ctx.needs_input_grad[1 + k]:
-                shifts = ((_STEP, 0.0), (0.0, _STEP))[k]
+                shifts = (_STEP, _STEP) if told is None else ((_STEP, 0.0), (0.0, _STEP))[k]
                 above = ask(y, here + shifts[0], says + shifts[1])
                 above -= ask(y, here - shifts[0], says - shifts[1])
                 moved[k] = (grad.double() * above.double()).sum().div(2 * _STEP).to(at)
@@ -99,8 +102,9 @@ class Lesson:
         """Return each item's mean squared distance from its goal, [n]; `moved` is added to the start."""
         states = [self.start if moved is None else self.start + moved]
         means: list[Tensor] = []
-        for i in range(len(table.level)):
-            means.append(_Asked.apply(states[i], table.level[i], table.told[i], self.ask))  # type: ignore[arg-type]
+        for i, at in enumerate(table.level):
+            told = None if table.told is table.level else table.told[i]
+            means.append(_Asked.apply(states[i], at, told, self.ask))  # type: ignore[arg-type]
             both = zip((table.states[i], table.outputs[i]), (states, means), strict=True)
             states.append(sum((w.to(z) * z for row, zs in both for w, z in zip(row, zs, strict=False)), torch.zeros(())))
         return (states[-1] - self.goal).pow(2).mean(1)
@@ -150,7 +154,8 @@ class Descent:
         best, least = {name: value.detach().clone() for name, value in values.items()}, _root(table_of(values), held)
         rows, scale = len(table_of(values).level), float(taught.start.pow(2).mean().sqrt())
         # a step asks forward, again for the gradient, and twice more for each level it descends on
-        asked = 2 + 2 * sum(table.requires_grad for table in (table_of(values).level, table_of(values).told))
+        first = table_of(values)
+        asked = 2 + 2 * len({id(levels) for levels in (first.level, first.told) if levels.requires_grad})
         spent, moved = rows * len(held.goal), torch.zeros_like(taught.start)
         for k, items in zip(range(self.steps), _batches(len(taught.goal), self.batch, seed), strict=False):
             own = moved[items].requires_grad_(self.relax > 0.0)
@@ -192,10 +197,8 @@ def _within(x: Tensor, radius: float) -> Tensor:
 
 
 def even(denoiser: AbstractDenoiser, nfe: int, grid: str) -> Tensor:
-    """Return log sigma of a published grid that holds signal at its start, [nfe]."""
-    path = denoiser.path
-    times = [start_of(denoiser), *(denoiser.snap(t) for t in grids.make(path, nfe, grid)[1:])]
-    return torch.tensor([math.log(path.sigma(t)) for t in times], dtype=torch.float64)
+    """Return log sigma where a published grid asks (see `asked_at`), [nfe]."""
+    return torch.tensor([math.log(denoiser.path.sigma(t)) for t in asked_at(denoiser, nfe, grid)], dtype=torch.float64)
 
 
 def adams_bashforth(level: Tensor, order: int) -> tuple[Tensor, Tensor]:
