@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from retrograde.tune.contest import USUAL_RECIPES
 
@@ -18,6 +19,11 @@ class Effort:
         starts: random starts of the surrogate search, and how many of its results are refined on policy.
         refined: see `starts`.
         candidates: at most so many sets of levels are fitted on policy for each refined one.
+        even: at most so many sets that three levels decide (`EvenLevels`) are fitted on a quarter of the search's
+            trajectories, and the best is refined in the place of one that the surrogate found; 0 for none.
+        memory: how many predictions a row without correction may use.
+        elements: pulls of per-element coefficients towards the scalar ones that validation chooses from; None for scalar.
+        last: pulls tried for the last row alone, whose target is the data themselves.
         moments: samples of a quick recipe, for the mean and covariance that carry the prior to the first level.
         contest: recipes the result is compared with; None for all.
         corrected: trajectories that corrections learn from; 0 for a plan without.
@@ -51,10 +57,16 @@ class Effort:
     finalists: int = 6
     twice: int | None = None
     epochs: int = 12
+    even: int = 0
+    memory: int = 4
+    elements: tuple[float | None, ...] = (None, 0.3, 0.03)
+    last: tuple[float, ...] = ()
 
+
+_LONG: dict[str, Any] = {"even": 120, "memory": 8, "elements": (None, 0.3, 0.003), "last": (0.003, 0.0003)}
 
 EFFORTS = {
     "seconds": Effort(160, 32, 32, 64, 40, 24, 2, 40, 256, USUAL_RECIPES),
-    "minutes": Effort(512, 128, 128, 256, 64, 40, 2, 60, 1024, None, 2048, 12),
-    "hours": Effort(640, 128, 256, 256, 64, 40, 2, 60, 4096, None, 10240, 24, 0.2, epochs=6),
+    "minutes": Effort(512, 128, 128, 256, 64, 40, 2, 60, 1024, None, 2048, 12, **_LONG),
+    "hours": Effort(640, 128, 256, 256, 64, 40, 2, 60, 4096, None, 10240, 24, 0.2, epochs=6, **_LONG),
 }

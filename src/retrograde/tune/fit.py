@@ -77,6 +77,11 @@ class Fitter:
     in_scheduler: bool = False
     knobs: Sequence[Mapping[str, Any]] = ()
 
+    def part(self, n: int) -> Fitter:
+        """Return the fitter of the first n trajectories."""
+        condition = {name: value[:n] for name, value in self.condition.items()}
+        return dataclasses.replace(self, teacher=self.teacher.part(slice(0, n)), condition=condition)
+
     def start(self, first: int) -> Student:
         """Return the student at the first level: the prior, teleported there if it is not the end."""
         x = self.teacher.states[0]

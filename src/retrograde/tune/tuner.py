@@ -20,6 +20,7 @@ from retrograde.tune.contest import Reference
 from retrograde.tune.correct import Lesson, affordable, multiplications
 from retrograde.tune.corrected import CorrectedFit
 from retrograde.tune.effort import EFFORTS, Effort
+from retrograde.tune.even_levels import EvenLevels, depths_of
 from retrograde.tune.fit import Fitter, Student
 from retrograde.tune.journal import Journal
 from retrograde.tune.levels import Levels, Limited, OnPolicy, Surrogate, descend, starts
@@ -36,7 +37,10 @@ MOMENTS_NFE = 6
 """Evaluations for each sample of which only mean and covariance are used."""
 
 VARIANTS: tuple[tuple[float, float | None], ...] = ((1e-4, None), (1e-4, 0.3), (1e-4, 0.03))
-"""Pulls that validation chooses from: towards theory, and of per-element coefficients towards scalar ones."""
+"""Pulls that fits of other kinds choose from: towards theory, and of per-element coefficients towards scalar ones."""
+
+SEEN = 4
+"""Predictions that a correction sees."""
 
 FINALISTS = 2
 """Sets of levels that are fitted in all variants on all items."""
@@ -108,6 +112,7 @@ def tune(
         denoiser,
         teacher.part(slice(0, effort.fit)),
         {k: v[: effort.fit] for k, v in prepared.items()},
+        memory=effort.memory,
         samples=job.samples(prepared),
         in_scheduler=in_scheduler,
     )
@@ -116,10 +121,10 @@ def tune(
     spent = {"reference": teacher.evaluations * teacher.n, "moments": effort.moments * MOMENTS_NFE}
     candidates, spent["levels"] = job.levels(fitter)
     fitted, error, spent["coefficients"] = job.select(fitter, candidates, validation)
-    width = affordable(denoiser, min(nfe, fitter.memory), effort.share, prepared) if effort.corrected else None
+    width = affordable(denoiser, min(nfe, SEEN), effort.share, prepared) if effort.corrected else None
     if width is not None:
-        lesson = Lesson(width=width, epochs=effort.epochs)
-        corrected, its_error, spent["corrections"] = job.correct(fitter, candidates, validation, error, prepared, lesson)
+        few, lesson = dataclasses.replace(fitter, memory=SEEN), Lesson(width=width, epochs=effort.epochs)
+        corrected, its_error, spent["corrections"] = job.correct(few, candidates, validation, error, prepared, lesson)
         fitted, error = (corrected, its_error) if its_error < error else (fitted, error)
     doubt, spent["reference error"] = job.doubt(validation)
     report: dict[str, Any] = {
@@ -241,9 +246,7 @@ class Job:
     def levels(self, fitter: Fitter) -> tuple[list[Levels], int]:
         """Return promising sets of levels, best first, and the network evaluations spent on finding them."""
         n, size = self.effort.search, len(fitter.teacher.times)
-        small = dataclasses.replace(
-            fitter, teacher=fitter.teacher.part(slice(0, n)), condition={k: v[:n] for k, v in fitter.condition.items()}
-        )
+        small = fitter.part(n)
         if self.nfe > size:
             raise BadValue(
                 f"nfe={self.nfe}", f"nfe <= {size} for this effort and network", "use a recipe: it is exact enough"
@@ -254,15 +257,26 @@ class Job:
             levels, value = descend(surrogate, start, size)
             found[levels] = value
         ranked = sorted(found, key=lambda levels: found[levels])
+        even, spent = self.even(fitter.part(n // 4))
+        ranked = list(dict.fromkeys([*even, *ranked]))
         policy = OnPolicy(small, self.journal)
         chosen: dict[Levels, float] = {}
         for i, start in enumerate(ranked[: self.effort.refined]):
             tried, most = (i * self.effort.candidates, self.effort.refined * self.effort.candidates)
-            bound = None if self.effort.gate is None else (surrogate, self.effort.gate * found[start])
+            bound = None if self.effort.gate is None else (surrogate, self.effort.gate * surrogate(start))
             score = Limited(policy, tried + self.effort.candidates, self.tell, "noise levels", most, bound)
             levels, value = descend(score, start, size, (4, 2, 1))
             chosen[levels] = value
-        return sorted(chosen, key=lambda levels: chosen[levels]), policy.evaluations * n
+        return sorted(chosen, key=lambda levels: chosen[levels]), policy.evaluations * n + spent
+
+    def even(self, few: Fitter) -> tuple[list[Levels], int]:
+        """Return the best of the sets of levels that three decide, if it is asked for, and the evaluations spent."""
+        if not self.effort.even or self.nfe < 3:
+            return [], 0
+        policy = OnPolicy(few, self.journal, "even")
+        score = Limited(policy, self.effort.even, self.tell, "even noise levels", self.effort.even)
+        depths = depths_of(few.teacher.times, self.denoiser.path.sigma)
+        return [EvenLevels(depths, self.nfe, score).best()], policy.evaluations * few.teacher.n
 
     def select(self, fitter: Fitter, candidates: Sequence[Levels], validation: Reference) -> tuple[Plan, float, int]:
         """Return the fit with the smallest validation error over candidates and variants, that error, and the evaluations.
@@ -270,23 +284,30 @@ class Job:
         The first evaluation on a set of levels is common to all variants.
         """
         best: tuple[Plan, float] | None = None
-        tried = [(levels, variant) for levels in candidates[:FINALISTS] for variant in VARIANTS]
+        tried = [(levels, element) for levels in candidates[:FINALISTS] for element in self.effort.elements]
         begun: dict[Levels, Student] = {}
-        for i, (levels, (ridge, element)) in enumerate(tried):
+        judged = 0
+        for i, (levels, element) in enumerate(tried):
             self.tell("coefficients", i / len(tried))
             if levels not in begun:
                 begun[levels] = fitter.ask(fitter.start(levels[0]), levels[0])
-            own = dataclasses.replace(fitter, ridge=ridge, element=element)
-            plan = own.plan(own.run(levels, [begun[levels]])[1].rows, {"ridge": ridge, "element": element})
-            error = float(validation.errors(plan).mean(dtype=torch.float64).sqrt())
-            if best is None or error < best[1]:
-                best = plan, error
+            own = dataclasses.replace(fitter, element=element)
+            asked, arrived = own.run(levels, [begun[levels]])
+            for last in dict.fromkeys((element, *self.effort.last)):
+                if last != element:
+                    ending = dataclasses.replace(own, element=last)
+                    arrived = ending.step(asked[-1], levels[-1], None, own.theory(levels)[-1])
+                plan = own.plan(arrived.rows, {"ridge": own.ridge, "element": element, "last": last})
+                error = float(validation.errors(plan).mean(dtype=torch.float64).sqrt())
+                judged += 1
+                if best is None or error < best[1]:
+                    best = plan, error
         if best is None:
             raise BadValue(
                 "no candidate levels", "a denoiser whose predictions are finite", "look at denoiser(x_t, t).value"
             )
         fitting = (len(tried) * (self.nfe - 1) + len(begun)) * fitter.teacher.n
-        return *best, fitting + len(tried) * self.nfe * len(validation.items)
+        return *best, fitting + judged * self.nfe * len(validation.items)
 
     def correct(
         self,
