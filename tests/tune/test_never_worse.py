@@ -1,6 +1,6 @@
 """On mixtures that the tuner has not seen, its plan is not worse than theory on fresh noise, beyond the interval.
 
-The reference has as many levels as at effort "seconds". With 24, five of these fits at 7 and 8 evaluations lost: they had
+The reference has 40 levels. With 24, five of these fits at 7 and 8 evaluations lost: they had
 learned the error of the reference itself, which was as large as theirs. The recipe that is best with hindsight is another
 rival: in two of two hundred cases it beat what 48 validation items had chosen, where few items end in another mode.
 """

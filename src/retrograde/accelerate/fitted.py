@@ -204,7 +204,8 @@ class ReuseFit:
         """Return the trajectories of a denoiser; arguments as `fit_reuse` takes them."""
         count = effort.fit + effort.validation + effort.held_out
         prepared = prepare_condition(denoiser, condition(count, seed) if callable(condition) else condition, count)
-        teacher = teach(denoiser, count, seed, levels=effort.levels, first_item=_ITEMS, condition=prepared)
+        fine = {"levels": effort.levels, "recipe": effort.teacher, "first_item": _ITEMS}
+        teacher = teach(denoiser, count, seed, condition=prepared, **fine)
         m = effort.moments
         told = {name: value[torch.arange(m) % count] for name, value in prepared.items()}
         quick = recipes.plan("dpmpp_2m", denoiser, nfe=6, grid="shifted")

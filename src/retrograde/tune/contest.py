@@ -19,6 +19,10 @@ from retrograde.run import Controller, ControllerPerRun, NonFinite
 from retrograde.sampling import steps
 from retrograde.tune.journal import Journal
 
+QUICK_RECIPES = ("dpmpp_2m", "unipc_2", "ipndm_2", "ipndm_4", "deis_tab2")
+"""Those of the usual ones that a race of seconds runs. On three networks and two mixtures, with 3 to 16 evaluations, the
+best of them was never more than 4 % behind the best of all usual ones."""
+
 USUAL_RECIPES = ("ddim", "dpmpp_2m", "dpmpp_3m", "unipc_2", "unipc_3", "ipndm_2", "ipndm_4", "deis_tab2", "heun")
 """Recipes that win somewhere; the short list of a quick race."""
 

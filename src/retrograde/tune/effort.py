@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from retrograde.tune.contest import USUAL_RECIPES
+from retrograde.tune.contest import QUICK_RECIPES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,8 +30,11 @@ class Effort:
         lessons: at most so many sets of levels are tried with corrections.
         share: what a correction may cost at most, in evaluations, by multiply-accumulates.
         teacher: the recipe that makes the reference.
-        gate: sets of levels that the surrogate finds so many times worse than its own best are not fitted on policy; None
-            for no such bound. What few items say of levels far from there is mostly noise.
+        firsts: at most so many first levels are tried on policy, each with the levels that the surrogate finds best after
+            it, before the best of these sets is refined; 0 to refine what the surrogate finds best as it is. Of all levels
+            it knows the worth of the first one least, to which no evaluation leads.
+        gate: sets of levels that the surrogate finds so many times worse than the one to refine are not fitted on policy;
+            None for no such bound. What few items say of levels far from there is mostly noise.
         heat, between, finalists: the heats of a race, as in `retrograde.tune.race`.
         twice: so many solvers, the best with the plan's budget, are raced with twice the budget too; None for all.
         epochs: passes over the trajectories in which one is learned.
@@ -51,6 +54,7 @@ class Effort:
     lessons: int = 0
     share: float = 0.1
     teacher: str = "dpmpp_3m"
+    firsts: int = 0
     gate: float | None = None
     heat: int = 12
     between: tuple[tuple[int, int], ...] = ()
@@ -66,7 +70,25 @@ class Effort:
 _LONG: dict[str, Any] = {"even": 120, "memory": 8, "elements": (None, 0.3, 0.003), "last": (0.003, 0.0003)}
 
 EFFORTS = {
-    "seconds": Effort(160, 32, 32, 64, 40, 24, 2, 40, 256, USUAL_RECIPES),
+    "seconds": Effort(
+        fit=96,
+        validation=24,
+        held_out=24,
+        search=40,
+        levels=28,
+        starts=6,
+        refined=1,
+        candidates=24,
+        moments=192,
+        contest=QUICK_RECIPES,
+        teacher="unipc_3",
+        firsts=8,
+        gate=1.5,
+        heat=3,
+        between=((8, 12),),
+        finalists=3,
+        twice=8,
+    ),
     "minutes": Effort(512, 128, 128, 256, 64, 40, 2, 60, 1024, None, 2048, 12, **_LONG),
     "hours": Effort(640, 128, 256, 256, 64, 40, 2, 60, 4096, None, 10240, 24, 0.2, epochs=6, **_LONG),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
@@ -100,6 +101,21 @@ def neighbours(levels: Levels, size: int, stride: int, last_first: bool = True) 
                 rising = all(x < y for x, y in zip(candidate, candidate[1:], strict=False))
                 if rising and candidate[0] >= 0 and candidate[-1] < size:
                     yield candidate
+
+
+def by_first(surrogate: Callable[[Levels], float], score: Callable[[Levels], float], start: Levels, size: int) -> Levels:
+    """Return the best of the sets that a surrogate finds best after each first level, by a descent over that level."""
+
+    @functools.cache
+    def after(first: int) -> Levels:
+        near = [first]
+        for k in start[1:]:
+            near.append(max(k, near[-1] + 1))
+        near = tuple(min(k, size - len(start) + i) for i, k in enumerate(near))
+        return descend(lambda levels: surrogate(levels) if levels[0] == first else math.inf, near, size)[0]
+
+    first, _ = descend(lambda one: score(after(one[0])), start[:1], size - len(start) + 1, (4, 2, 1))
+    return after(first[0])
 
 
 def starts(teacher: Teacher, nfe: int, count: int, seed: int) -> Iterator[Levels]:

@@ -23,7 +23,7 @@ from retrograde.tune.effort import EFFORTS, Effort
 from retrograde.tune.even_levels import EvenLevels, depths_of
 from retrograde.tune.fit import Fitter, Student
 from retrograde.tune.journal import Journal
-from retrograde.tune.levels import Levels, Limited, OnPolicy, Surrogate, descend, starts
+from retrograde.tune.levels import Levels, Limited, OnPolicy, Surrogate, by_first, descend, starts
 from retrograde.tune.rivals import Rivals
 from retrograde.tune.teacher import Progress, Teacher, teach
 
@@ -261,11 +261,15 @@ class Job:
         ranked = list(dict.fromkeys([*even, *ranked]))
         policy = OnPolicy(small, self.journal)
         chosen: dict[Levels, float] = {}
-        for i, start in enumerate(ranked[: self.effort.refined]):
-            tried, most = (i * self.effort.candidates, self.effort.refined * self.effort.candidates)
-            bound = None if self.effort.gate is None else (surrogate, self.effort.gate * surrogate(start))
-            score = Limited(policy, tried + self.effort.candidates, self.tell, "noise levels", most, bound)
-            levels, value = descend(score, start, size, (4, 2, 1))
+        effort, each = self.effort, self.effort.firsts + self.effort.candidates
+        for i, begun in enumerate(ranked[: effort.refined]):
+            start, tried, most = begun, i * each, effort.refined * each
+            if effort.firsts:
+                score = Limited(policy, tried + effort.firsts, self.tell, "noise levels", most)
+                start = by_first(surrogate, score, begun, size)
+            bound = None if effort.gate is None else (surrogate, effort.gate * surrogate(start))
+            score = Limited(policy, tried + each, self.tell, "noise levels", most, bound)
+            levels, value = descend(score, start, size, (2, 1) if effort.firsts else (4, 2, 1))
             chosen[levels] = value
         return sorted(chosen, key=lambda levels: chosen[levels]), policy.evaluations * n + spent
 
