@@ -183,8 +183,9 @@ def baselines_page() -> str:
     pairs = list(dict.fromkeys(key[:2] for key in rows))
     settings = kept["rows"][0]["settings"]
     text = (
-        "# The tuner beside other people's\n\n`rg.tune` without its races of published solvers, and the tuners of "
-        "`rg.baselines`, each given as many network evaluations for the fit as `tune` asked for at that model and budget, "
+        "# The tuner beside other people's\n\nError is the distance, per element, to the end points of a fine solver from "
+        "the same noise. `rg.tune` ran without its races of published solvers, and each tuner of `rg.baselines` was given "
+        "as many network evaluations for its fit as `tune` asked for at that model and budget, "
         "over all items, reference included. Trajectories, steps of descent or trials are as many as that allows, so the "
         "others have more or fewer of them than in their papers; `dmn` asks for none. Those that begin on a published grid "
         "begin on the best of five, which was not counted. Coefficients of descents are common to all samples, also where a "
@@ -194,16 +195,21 @@ def baselines_page() -> str:
         "another digit than the fine solver's: beyond four evaluations the middle item tells more.\n\n"
     )
     for key, title in (
-        ("rms", "Root mean square distance to the end points of a fine solver from the same noise, per element"),
-        ("median", "The same of the middle item"),
+        ("rms", "Root mean square error"),
+        ("median", "Median error, over items"),
     ):
+        held = {pair: {one: rows[*pair, one][key] for one in ("tune", *others) if (*pair, one) in rows} for pair in pairs}
         lines = []
-        for model, nfe in pairs:
-            values = {tuner: rows[model, nfe, tuner][key] for tuner in ("tune", *others) if (model, nfe, tuner) in rows}
-            shown = {one: f"**{v:.3g}**" if v == min(values.values()) else f"{v:.3g}" for one, v in values.items()}
-            cells = [shown.get(tuner, "not run") for tuner in ("tune", *others)]
-            lines.append((f"`{model}`", str(nfe), *cells))
-        text += f"## {title}\n\n{table(('model', 'nfe', '`tune`', *(f'`{one}`' for one in others)), lines)}\n"
+        for tuner in ("tune", *others):
+            cells = [f"{held[pair][tuner]:.4f}" if tuner in held[pair] else "not run" for pair in pairs]
+            best = [held[pair].get(tuner) == min(held[pair].values()) for pair in pairs]
+            lines.append((f"`{tuner}`", *(f"**{cell}**" if won else cell for cell, won in zip(cells, best, strict=True))))
+        text += f"## {title}\n\n{table(('', *(f'`{model}`, {nfe}' for model, nfe in pairs)), lines)}\n"
+        nearer = {
+            pair: [f"`{one}`" for one in others if held[pair].get(one, math.inf) <= held[pair]["tune"]] for pair in pairs
+        }
+        lost = [f"{', '.join(names)} on `{model}` at {nfe}" for (model, nfe), names in nearer.items() if names]
+        text += f"Nearer than `tune`: {'; '.join(lost) or 'none'}.\n\n"
     text += (
         "## Pair by pair\n\nOn how many pairs of model and budget the error of `tune` is smaller than the other's, the "
         "geometric mean of the other's error over that of `tune`, and the evaluations of its fits over those of `tune`.\n\n"
