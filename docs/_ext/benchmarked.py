@@ -129,7 +129,7 @@ def twice_page() -> str:
         "95% bootstrap interval; *learned* is that over items the fit learned from. The recipe is the best of all "
         f"deterministic ones ({kept['recipes']} are registered) on all grids. *Factor* is the largest of 1, 1.5, 1.7, 2, "
         "2.5, 3 and 3.5 up to which the best recipe with so many times the evaluations (rounded up) is no nearer than the "
-        "fit by the root mean square, and after the slash by the median over items; *or more* where no race was run above it. "
+        "fit by the root mean square, and after the slash by the median over items; *or more* where no race was run above. "
         "What the corrections of all rows cost together is counted in evaluations, by multiply-accumulates. FD is the "
         f"Fréchet distance of {kept['frechet_samples']} samples to the training data, on pixels (`digits`: on features of a "
         "classifier), and, after the slash, to samples of the fine solver from other noise. "
