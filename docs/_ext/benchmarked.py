@@ -200,8 +200,12 @@ def baselines_page() -> str:
     kept = stored("baselines.json")
     rows = {(row["model"], row["nfe"], row["tuner"]): row for row in kept["rows"]}
     others = sorted({tuner for _, _, tuner in rows} - {"tune"})
-    pairs = list(dict.fromkeys(key[:2] for key in rows))
+    pairs = list(dict.fromkeys(key[:2] for key in rows if key[2] != "tune"))
     settings = kept["rows"][0]["settings"]
+    numbers = [row["settings"]["numbers"] for row in kept["rows"] if row["tuner"] == "tune"]
+    efforts = {
+        f"{one['fit']} trajectories of {one['levels']} levels, {one['validation']} more to validate" for one in numbers
+    }
     text = (
         "# The tuner beside other people's\n\nError is the distance, per element, to the end points of a fine solver from "
         "the same noise. `rg.tune` ran without its races of published solvers, and each tuner of `rg.baselines` was given "
@@ -210,9 +214,9 @@ def baselines_page() -> str:
         "others have more or fewer of them than in their papers; `dmn` asks for none. Those that begin on a published grid "
         "begin on the best of five, which was not counted. Coefficients of descents are common to all samples, also where a "
         "paper predicts them for each (`amed`), and distances are squared errors where a paper has a trained one.\n\n"
-        f"`mixture64` is a Gaussian mixture over 500 of the 8x8 digits. {settings['items']} items that no fit saw, effort "
-        f'`"{settings["effort"]}"`, the best in bold. Errors on the mixture are mostly those of a few items that end at '
-        "another digit than the fine solver's: beyond four evaluations the middle item tells more.\n\n"
+        f"`mixture64` is a Gaussian mixture over 500 of the 8x8 digits. {settings['items']} items that no fit saw; "
+        f"`tune` with {' or '.join(sorted(efforts))}; the best in bold. Errors on the mixture are mostly those of few items "
+        "that end at another digit than the fine solver's: beyond four evaluations the middle item tells more.\n\n"
     )
     for key, title in (
         ("rms", "Root mean square error"),
