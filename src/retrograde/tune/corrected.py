@@ -27,7 +27,7 @@ ELEMENT = 0.03
 SHORT = tuple((levels, recipe) for levels in (16, 20, 24, 36) for recipe in ("ipndm_4", "dpmpp_3m"))
 """Levels and recipes of short teachers, by rising cost."""
 
-CLOSE = 0.1
+CLOSE = 0.15
 """A short teacher may be this far from the fine one, relative to the error of the fit without corrections."""
 
 
