@@ -1,6 +1,6 @@
 """What a fit at effort "seconds" takes: seconds, network evaluations and memory, beside one evaluation and beside sampling.
 
-An item's evaluation is timed before and after the fit in the same process, so that the seconds can be read as a count on a
+An item's evaluation is timed right before and after the fit, so that the seconds can be read as a count on a
 machine that others use too. Memory is what a process holds at its peak above what it held with the model loaded: of the
 whole fit, and of sampling as many items at once as the fit asks at once. Writes benchmarks/results/seconds.json.
 
@@ -49,40 +49,23 @@ def peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def held(model: str, nfe: int, what: str) -> dict[str, int]:
-    """Return the memory of a process with the model loaded, and the most it held above that while it fitted or sampled."""
-    denoiser = rg.load(model)
+def alone(model: str, nfe: int, what: str) -> dict[str, Any]:
+    """Return what a process of its own held with the model loaded and, above that, at most; and the report of a fit."""
+    denoiser, report = rg.load(model), None
     rg.sample(denoiser, rg.plan("ddim", denoiser, nfe=2), n=1)
     loaded = peak()
     if what == "fit":
-        rg.tune(denoiser, nfe, effort="seconds")
+        report = rg.tune(denoiser, nfe, effort="seconds").report
     else:
         rg.sample(denoiser, rg.plan("ipndm_4", denoiser, nfe=nfe, grid="shifted"), n=AT_ONCE)
-    return {"loaded": loaded, "more": peak() - loaded}
+    return {"memory": {"loaded": loaded, "more": peak() - loaded}, "report": report}
 
 
-def apart(given: argparse.Namespace, what: str) -> dict[str, int]:
-    """Return what `held` returns in a process of its own."""
+def apart(given: argparse.Namespace, what: str) -> dict[str, Any]:
+    """Return what `alone` returns in a process of its own."""
     command = [sys.executable, __file__, given.model, "--nfe", str(given.nfe), "--threads", str(given.threads)]
-    ran = subprocess.run([*command, "--held", what], capture_output=True, text=True, check=True)
+    ran = subprocess.run([*command, "--alone", what], stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(ran.stdout.splitlines()[-1])
-
-
-def fitted(given: argparse.Namespace) -> dict[str, Any]:
-    """Return what the fit took and reached."""
-    denoiser = rg.load(given.model)
-    before = {str(batch): one_evaluation(denoiser, batch) for batch in (8, AT_ONCE)}
-    plan = rg.tune(denoiser, given.nfe, effort="seconds")
-    after = {str(batch): one_evaluation(denoiser, batch) for batch in (8, AT_ONCE)}
-    report = plan.report
-    names = ("seconds", "evaluations", "evaluations_by_part", "returned", "error", "median", "reference_error")
-    return {
-        **{name: report[name] for name in names},
-        **{name: report[name] for name in ("best_recipe", "best_recipe_at_twice")},
-        "one_evaluation_before": before,
-        "one_evaluation_after": after,
-        "in_evaluations": report["seconds"] / statistics.mean((before[str(AT_ONCE)], after[str(AT_ONCE)])),
-    }
 
 
 def main() -> None:
@@ -91,15 +74,20 @@ def main() -> None:
     parser.add_argument("model", nargs="?", default="digits")
     parser.add_argument("--nfe", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--held", choices=["fit", "sample"], help=argparse.SUPPRESS)
+    parser.add_argument("--alone", choices=["fit", "sample"], help=argparse.SUPPRESS)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    if given.held:
-        print(json.dumps(held(given.model, given.nfe, given.held)))
+    if given.alone:
+        print(json.dumps(alone(given.model, given.nfe, given.alone)))
         return
-    made = fitted(given)
-    memory = {what: apart(given, what) for what in ("sample", "fit")}
+    denoiser = rg.load(given.model)
+    before = one_evaluation(denoiser, AT_ONCE)
+    fit = apart(given, "fit")
+    one = {"before": before, "after": one_evaluation(denoiser, AT_ONCE)}
+    memory = {"sample": apart(given, "sample")["memory"], "fit": fit["memory"], "sampled_at_once": AT_ONCE}
     ratio = memory["fit"]["more"] / memory["sample"]["more"]
+    names = ("seconds", "evaluations", "evaluations_by_part", "returned", "error", "median", "reference_error")
+    made = {name: fit["report"][name] for name in (*names, "best_recipe", "best_recipe_at_twice")}
     result = {
         "command": " ".join(["python", "benchmarks/seconds.py", *sys.argv[1:]]),
         "python": platform.python_version(),
@@ -109,13 +97,14 @@ def main() -> None:
         "nfe": given.nfe,
         "threads": given.threads,
         **made,
-        "memory": {**memory, "sampled_at_once": AT_ONCE, "times_sampling": ratio},
+        "one_evaluation": one,
+        "in_evaluations": made["seconds"] / statistics.mean(one.values()),
+        "memory": {**memory, "times_sampling": ratio},
     }
     write_atomically(RESULTS, (json.dumps(result, indent=1) + "\n").encode())
-    one = made["one_evaluation_before"][str(AT_ONCE)]
-    asked = f"{given.model}, {given.nfe} evaluations, {given.threads} threads"
-    print(f"{asked}: {made['seconds']:.1f} s, error {made['error']:.4f}")
-    print(f"{made['evaluations']} evaluations {made['evaluations_by_part']}; one of {AT_ONCE} at once: {1e3 * one:.2f} ms")
+    print(f"{given.model}, {given.nfe} evaluations: {made['seconds']:.1f} s, error {made['error']:.4f}")
+    print(f"{made['evaluations']} evaluations: {made['evaluations_by_part']}")
+    print(f"one of {AT_ONCE} at once: {1e3 * one['before']:.2f} ms before, {1e3 * one['after']:.2f} ms after")
     print(f"memory above the loaded model: {memory}: {ratio:.2f} times that of sampling {AT_ONCE} items")
 
 
