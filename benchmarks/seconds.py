@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -45,8 +44,9 @@ def one_evaluation(denoiser: AbstractDenoiser, batch: int, calls: int = 5) -> fl
 
 
 def peak() -> int:
-    """Return the most memory this process has held, in bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    """Return the most memory this process has held, in bytes; read on Linux (getrusage tells a parent's, if larger)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
 
 
 def alone(model: str, nfe: int, what: str) -> dict[str, Any]:
