@@ -175,6 +175,7 @@ class Prediction:
         t = self.t
         if isinstance(t, Tensor):
             t = t.double().reshape(-1, *(1,) * (self.x_t.ndim - 1))
+        if isinstance(t, Tensor) or torch.compiler.is_compiling():  # a traced graph holds the numbers themselves
             return conversion(self.path, t, self.kind, kind)
         asked = (t, self.kind, kind)
         if (known := self.path.conversions).get(asked) is None:
