@@ -2,8 +2,8 @@
 
 A universal fit is made at weights 1, 2, 4 and 8. Then, for each weight and budget, its plan and one that `tune` fits for
 exactly that weight and budget run from the same held-out noise; the error is the root mean square distance, per element,
-to the end points of a fine solver. Writes benchmarks/results/universal.json, a row at a time; rows that are there are not
-made again, and an interrupted fit goes on.
+to the end points of a fine solver. Writes benchmarks/results/universal.json, a row at a time. A row that is there keeps what
+its own fit reached, and of another universal fit only that fit's plan is run again; an interrupted fit goes on.
 
     python benchmarks/universal.py [MODEL] [--budgets 3 4 ...] [--weights 1.5 3 6] [--items 256] [--folder runs/universal]
 """
@@ -68,15 +68,22 @@ def main() -> None:
         reference = Reference(guided, items, 5, end, condition)
         for nfe in given.budgets:
             key = {"model": given.model, "weight": weight, "nfe": nfe}
-            if any(key.items() <= row.items() for row in kept["rows"]):
+            row = next((row for row in kept["rows"] if key.items() <= row.items()), dict(key))
+            if row.get("of") == fit.report["evaluations"]:
                 continue
-            own = rg.tune(guided, nfe, seed=1, condition=labels)
-            row = key | {"recipe": own.recipe, "evaluations": own.report["evaluations"], "command": command}
-            for name, plan in (("universal", fit.plan(nfe, weight)), ("own", own)):
+            plans = {"universal": fit.plan(nfe, weight)}
+            row |= {"of": fit.report["evaluations"], "command": command}
+            if "own" not in row:
+                shared = given.folder / f"{given.model}-{weight:g}"
+                own = plans["own"] = rg.tune(guided, nfe, seed=1, condition=labels, trajectories=shared)
+                learned = own.report["items"]["fit"]
+                row |= {"recipe": own.recipe, "evaluations": own.report["evaluations"], "learned from": learned}
+            for name, plan in plans.items():
                 error = paired_error(reference.run(plan), end)
                 row |= {name: error.rms.value, f"{name} median": error.median.value}
             print(f"{row['universal'] / row['own']:.3f} of its own at nfe {nfe}, weight {weight:g}: {row}", flush=True)
-            kept["rows"] = sorted([*kept["rows"], row], key=lambda one: (one["model"], one["weight"], one["nfe"]))
+            others = [one for one in kept["rows"] if not key.items() <= one.items()]
+            kept["rows"] = sorted([*others, row], key=lambda one: (one["model"], one["weight"], one["nfe"]))
             write_atomically(RESULTS, (json.dumps(kept, indent=1) + "\n").encode())
 
 

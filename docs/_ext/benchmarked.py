@@ -86,8 +86,8 @@ def universal_page() -> str:
     text = (
         "# One fit for all budgets and guidance weights\n\nError of the plans of a universal fit on held-out noise (root "
         "mean square distance to the end points of a fine solver, per element), and in brackets its ratio to that of a fit "
-        "of `tune` for exactly that weight and budget. The weights lie between those that were fitted (1, 2, 4, 8): the "
-        "coefficients are interpolated.\n\n"
+        "of `tune` for exactly that weight and budget. Weights 1, 2, 4 and 8 were fitted; at others the coefficients are "
+        "interpolated.\n\n"
     )
     for model, fit in kept["fits"].items():
         rows = {(row["weight"], row["nfe"]): row for row in kept["rows"] if row["model"] == model}
@@ -99,11 +99,12 @@ def universal_page() -> str:
             lines.append((str(nfe), *shown))
         near = sum(row["universal"] <= 1.1 * row["own"] for row in rows.values())
         own = sum(row["evaluations"] for row in rows.values())
+        learned = " or ".join(str(n) for n in sorted({row["learned from"] for row in rows.values()}))
         text += (
             f"## `{model}`\n\n{table(('evaluations', *(f'weight {weight:g}' for weight in weights)), lines)}\n{near} of "
             f"{len(rows)} are within a tenth of their own fit; {fit['items']} items. The universal fit (all budgets from 3 "
             f"to 16 at four weights) took {fit['evaluations']:,} evaluations over all items, the {len(rows)} fits beside it "
-            f"{own:,}.\n\n"
+            f"{own:,}; each of these learned from {learned} items.\n\n"
         )
     commands = sorted({row["command"] for row in kept["rows"]})
     return text + "Made by `" + "`, `".join(commands) + "`, one thread.\n"

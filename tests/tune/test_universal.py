@@ -1,6 +1,7 @@
 """One fit for many budgets and guidance weights."""
 
 import dataclasses
+import json
 import math
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 import retrograde as rg
 from retrograde.errors import BadValue, PlanError
 from retrograde.tune import Effort, Reference, Universal, blend, shared_levels, teach, universal
+from retrograde.tune.tuner import Job
 
 SMALL = Effort(96, 32, 0, 32, 24, 6, 1, 6, 128, ("ddim", "dpmpp_2m"))
 WEIGHTS = (1.0, 2.0, 4.0)
@@ -61,6 +63,45 @@ def test_budgets_are_exact_and_tables_survive_a_file(fitted, tmp_path):
     assert again.weights == WEIGHTS
 
 
+def test_a_fitted_weight_has_the_better_of_two_tables(fitted):
+    """Levels are common to neighbouring weights alone."""
+    for span in fitted.tables[4]:
+        assert [row.time for row in span[0].rows] == [row.time for row in span[1].rows]
+    one, other = fitted.tables[4][0]
+    for errors, better in (((0.3, 0.2), other), ((0.2, 0.3), one)):
+        report = {"validation_error": {"4": [[0.1, errors[0]], [errors[1], 0.1]]}}
+        made = Universal(WEIGHTS, {4: ((other, one), (other, one))}, report)
+        assert made.plan(4, 2.0) == better
+
+
+def test_the_first_version_of_the_folder_is_read(fitted, tmp_path):
+    """It held one plan for each weight, all on the same levels."""
+    one, other = fitted.tables[2][0]
+    one.save(tmp_path / "2-0.json")
+    other.save(tmp_path / "2-1.json")
+    report = {"validation_error": {"2": [0.1, 0.2]}}
+    index = {"version": 1, "weights": [1.0, 2.0], "budgets": [2], "report": report}
+    (tmp_path / "universal.json").write_text(json.dumps(index))
+    made = Universal.load(tmp_path)
+    assert [made.plan(2, 1.0), made.plan(2, 2.0)] == [one, other]
+    assert made.plan(2, 1.3).rows == blend(one, other, 0.3).rows
+    made.save(tmp_path / "again")
+    assert Universal.load(tmp_path / "again").plan(2, 1.3) == made.plan(2, 1.3)
+
+
+def test_a_search_begins_where_fewer_levels_were_good(labelled):
+    """At the best of the sets with one level more, where it is better than what the surrogate begins with."""
+    effort, good = dataclasses.replace(SMALL, candidates=0), (2, 6, 9, 16)
+    job = Job(rg.guide.cfg(labelled, weight=2.0), 5, 0, effort, labels, lambda stage, part: None, "cpu")
+    together = shared_levels.Together([shared_levels.Part.of(job, job.conditions())])
+    wider = together.completed(good, 5, effort.levels)
+    assert len(wider) > 1
+    assert all(len(levels) == 5 and set(good) < set(levels) for levels in wider)
+    best = min(wider, key=together)
+    assert together(best) < 0.5 * together(together._levels(5, []))
+    assert together._levels(5, [good]) == best
+
+
 def test_an_interrupted_fit_goes_on_where_it_was(labelled, fitted, tmp_path):
     seen = []
 
@@ -83,11 +124,11 @@ def test_an_interrupted_fit_goes_on_where_it_was(labelled, fitted, tmp_path):
 
 def test_a_published_solver_that_is_better_is_the_table(labelled, monkeypatch):
     bad = rg.plan("ddim", labelled, nfe=3, grid="sigma")
-    monkeypatch.setattr(shared_levels.Part, "fit", lambda self, levels, ridge, element: (bad, 99.0))
+    monkeypatch.setattr(shared_levels.Part, "fit", lambda self, levels, element: (bad, 99.0))
     made = universal(labelled, **ASKED | {"budgets": (3,)})
     assert made.plan(3, 1.0) != bad
     assert made.plan(3, 1.0) == made.plan(3, 4.0) == dataclasses.replace(made.plan(3, 3.0), provenance={})
-    assert made.report["recipes"]["3"].split("@")[0] in SMALL.contest
+    assert all(name.split("@")[0] in SMALL.contest for name in made.report["recipes"]["3"])
 
 
 def test_a_blend_does_what_both_do(fitted):

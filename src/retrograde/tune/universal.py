@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import itertools
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from os import PathLike
@@ -16,14 +18,30 @@ from retrograde.errors import BadValue
 from retrograde.plan import Plan
 from retrograde.plan_file import write_atomically
 from retrograde.tune.blend import blend
-from retrograde.tune.contest import USUAL_RECIPES
+from retrograde.tune.contest import QUICK_RECIPES
 from retrograde.tune.effort import Effort
-from retrograde.tune.shared_levels import Part, Together
+from retrograde.tune.shared_levels import Part, Published, Together
 from retrograde.tune.teacher import Progress
 from retrograde.tune.tuner import Job, check_fittable
 
-SHARED = Effort(160, 32, 0, 64, 40, 24, 2, 20, 256, USUAL_RECIPES)
-"""What a universal fit does at each guidance weight: as much as `tune` does in seconds, but for fewer trials of levels."""
+SHARED = Effort(
+    fit=128,
+    validation=32,
+    held_out=0,
+    search=40,
+    levels=40,
+    starts=6,
+    refined=1,
+    candidates=16,
+    moments=192,
+    contest=QUICK_RECIPES,
+    firsts=6,
+    gate=1.5,
+    heat=3,
+    between=((8, 12),),
+    elements=(0.3, 0.03),
+)
+"""What a universal fit does at each guidance weight: what `tune` does in seconds, more items and fewer trials of levels."""
 
 _INDEX = "universal.json"
 
@@ -34,17 +52,19 @@ class Universal:
 
     Attributes:
         weights: the guidance weights that were fitted, rising; one that means nothing for a denoiser without guidance.
-        tables: for each budget one plan per weight; those of a budget share their levels, so that coefficients may be
-            interpolated.
-        report: what the fit cost, and its errors on items it did not learn from.
+        tables: for each budget, and between each two neighbouring weights, the plans at both; the two share their levels,
+            so that coefficients may be interpolated. A single plan where there is one weight.
+        report: what the fit cost, and its errors on items it did not learn from, as the tables are ordered.
     """
 
     weights: tuple[float, ...]
-    tables: Mapping[int, tuple[Plan, ...]]
+    tables: Mapping[int, tuple[tuple[Plan, ...], ...]]
     report: Mapping[str, Any]
 
     def plan(self, nfe: int, weight: float | None = None) -> Plan:
         """Return the plan of `nfe` evaluations for a guidance weight, coefficients linear between the fitted weights.
+
+        At a fitted weight it is the better of those made for what lies below and above.
 
         Raises:
             BadValue: a budget that was not fitted, a weight outside of the fitted range, or none where there are several.
@@ -57,11 +77,13 @@ class Universal:
         if weight is None or not self.weights[0] <= weight <= self.weights[-1]:
             low, high = self.weights[0], self.weights[-1]
             raise BadValue(f"weight={weight}", f"{low:g} <= weight <= {high:g}", f"plan({nfe}, weight={high:g})")
-        above = next(j for j, w in enumerate(self.weights) if weight <= w)
-        if self.weights[above] == weight:
-            return self.tables[nfe][above]
-        low, high = self.weights[above - 1], self.weights[above]
-        made = blend(self.tables[nfe][above - 1], self.tables[nfe][above], (weight - low) / (high - low))
+        spans = [(j, span) for j, span in enumerate(_spans(self.weights)) if span[0] <= weight <= span[-1]]
+        errors, rows = self.report["validation_error"][str(nfe)], self.tables[nfe]
+        ends = [(errors[j][k], rows[j][k]) for j, span in spans for k, one in enumerate(span) if one == weight]
+        if ends:
+            return min(ends, key=lambda end: end[0])[1]
+        ((j, (low, high)),) = spans
+        made = blend(rows[j][0], rows[j][1], (weight - low) / (high - low))
         return dataclasses.replace(made, provenance={**made.provenance, "weight": weight})
 
     def save(self, folder: str | PathLike[str]) -> None:
@@ -69,14 +91,15 @@ class Universal:
         folder = File(folder)
         folder.mkdir(parents=True, exist_ok=True)
         for nfe, row in self.tables.items():
-            for j, plan in enumerate(row):
-                plan.save(folder / f"{nfe}-{j}.json")
-        index = {"version": 1, "weights": self.weights, "budgets": list(self.tables), "report": self.report}
+            for j, span in enumerate(row):
+                for k, plan in enumerate(span):
+                    plan.save(folder / f"{nfe}-{j}-{k}.json")
+        index = {"version": 2, "weights": self.weights, "budgets": list(self.tables), "report": self.report}
         write_atomically(folder / _INDEX, (json.dumps(index, indent=1) + "\n").encode())
 
     @classmethod
     def load(cls, folder: str | PathLike[str]) -> Universal:
-        """Read what `save` wrote.
+        """Read what `save` wrote; also the first version, in which all weights of a budget have the same levels.
 
         Raises:
             BadValue: the folder holds no such tables.
@@ -85,9 +108,19 @@ class Universal:
         if not file.is_file():
             raise BadValue(f"the folder {str(folder)!r}", f"one that holds {_INDEX}", "universal(...).save(folder)")
         index = json.loads(file.read_text())
-        count = range(len(index["weights"]))
-        tables = {nfe: tuple(Plan.load(File(folder) / f"{nfe}-{j}.json") for j in count) for nfe in index["budgets"]}
-        return cls(tuple(index["weights"]), tables, index["report"])
+        weights, tables, report = tuple(index["weights"]), {}, dict(index["report"])
+        spans, known = list(_spans(weights)), index["version"] > 1
+        for nfe in index["budgets"]:
+            named = [[f"{nfe}-{j}-{k}" if known else f"{nfe}-{j + k}" for k in range(len(s))] for j, s in enumerate(spans)]
+            tables[nfe] = tuple(tuple(Plan.load(File(folder) / f"{name}.json") for name in names) for names in named)
+        if not known:
+            report["validation_error"] = {nfe: list(_spans(row)) for nfe, row in report["validation_error"].items()}
+        return cls(weights, tables, report)
+
+
+def _spans(row: Sequence[Any]) -> list[tuple[Any, ...]]:
+    """Return the pairs of neighbours in a row, or the only one there is."""
+    return list(itertools.pairwise(row)) if len(row) > 1 else [tuple(row)]
 
 
 def universal(
@@ -106,14 +139,16 @@ def universal(
 ) -> Universal:
     """Fit tables for every budget and guidance weight at once, from one set of reference trajectories per fitted weight.
 
-    A budget's levels are searched for all weights together: those with the least geometric mean of their errors. On common
-    levels the coefficients vary smoothly with the weight, and are interpolated.
+    Between two neighbouring weights a budget's levels are searched for both together: those with the least geometric mean
+    of their errors. On common levels the coefficients vary smoothly with the weight, and are interpolated. A search begins
+    where the surrogate, the levels of the budget before and those of the weights below lead; the best of these is refined.
 
     Args:
         budgets: network evaluations per item, as `Plan.nfe` counts them.
         guided: makes the guided denoiser of a weight, `rg.guide.cfg` for instance; None for a denoiser as it is.
         weights: the weights to fit, where `guided` is given; between them tables are interpolated.
-        compare: measure published solvers too; where one is better on the validation items, its plan is the table.
+        compare: measure a published solver too, the best at the middle weight; where it is better on the validation items,
+            its plan is the table.
         effort: numbers of items, levels and trials, for each weight; `corrected` and what follows it is not used.
         condition, seed, progress, device, journal: as in `tune`.
 
@@ -140,18 +175,25 @@ def universal(
         if journal is not None:
             job = dataclasses.replace(job, journal=job.opened(journal, prepared, wanted, at, weight, compare))
         parts.append(Part.of(job, prepared))
-    together, fits, evaluations = Together(parts), {}, sum(part.evaluations for part in parts)
+    spans = [Together(span, f"{j}") for j, span in enumerate(_spans(parts))]
+    evaluations, fits, near = sum(part.evaluations for part in parts), {}, {span.name: [] for span in spans}
     for i, nfe in enumerate(wanted):
         tell("budgets", i / len(wanted))
-        fits[nfe], spent = together.fit(nfe, compare)
-        evaluations += spent
+        published, below, fits[nfe] = Published(parts, nfe), [], []
+        for span in spans:
+            rivals = functools.partial(published.of, span.parts) if compare else list
+            fit, levels, spent = span.fit(nfe, [*near[span.name], *below], rivals)
+            near[span.name], below, evaluations = [levels], [levels], evaluations + spent
+            fits[nfe].append(fit)
+        evaluations += published.measured[1] if compare else 0
     report = {
         "evaluations": evaluations,
         "seconds": round(max(part.job.journal.seconds for part in parts), 3),
-        "validation_error": {str(nfe): [error for _, error in fit] for nfe, fit in fits.items()},
-        "recipes": {str(nfe): fit[0][0].recipe for nfe, fit in fits.items()},
+        "validation_error": {str(nfe): [[error for _, error in fit] for fit in row] for nfe, row in fits.items()},
+        "recipes": {str(nfe): [fit[0][0].recipe for fit in row] for nfe, row in fits.items()},
     }
     for part in parts:
         part.job.journal.done()
     tell("done", 1.0)
-    return Universal(at, {nfe: tuple(plan for plan, _ in fit) for nfe, fit in fits.items()}, report)
+    tables = {nfe: tuple(tuple(plan for plan, _ in fit) for fit in row) for nfe, row in fits.items()}
+    return Universal(at, tables, report)
