@@ -141,3 +141,13 @@ def test_one_on_images_is_the_formula_at_every_place():
     for i in ("0", "1"):
         h = h + everywhere(h * torch.sigmoid(h), i)
     assert torch.allclose(g(x, [m], {"label": label}), everywhere(h * torch.sigmoid(h), "out"), atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 4), VECTOR])
+def test_a_null_class_below_zero_adds_nothing(shape):
+    g = correction(shape, 1, {"label": 3})
+    x = torch.randn(2, *shape)
+    without = dataclasses.replace(g, weights={**g.weights, "condition.label": torch.zeros(3, 6)})
+    told = [c(x, [], {"label": torch.tensor([-1, 2])}) for c in (g, without)]
+    assert torch.equal(told[0][0], told[1][0])
+    assert not torch.allclose(told[0][1], told[1][1])

@@ -167,11 +167,13 @@ def _convolve(z: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def _told(table: Tensor, value: Tensor, name: str) -> Tensor:
-    """Return what a condition adds, [n, width]: rows of the table by number, or a vector times it."""
+    """Return what a condition adds, [n, width]: rows of the table by number, or a vector times it.
+
+    A number below zero, as a network's null class may have, adds nothing.
+    """
     if value.is_floating_point():
         return value.flatten(1).to(table) @ table
     if value.device.type == "cpu" and not torch.compiler.is_compiling() and int(value.max()) >= len(table):
-        raise BadValue(
-            f"condition {name!r} = {int(value.max())}", f"0 to {len(table) - 1}", "tune a plan with this condition"
-        )
-    return table[value]
+        allowed = f"0 to {len(table) - 1}, or the null class" if len(table) else "the null class"
+        raise BadValue(f"condition {name!r} = {int(value.max())}", allowed, "tune a plan with this condition")
+    return torch.cat([table, table.new_zeros(1, table.shape[1])])[value.clamp(min=-1)]

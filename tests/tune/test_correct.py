@@ -2,6 +2,7 @@ import pytest
 import torch
 
 import retrograde as rg
+from retrograde.errors import BadValue
 from retrograde.tune.correct import Lesson, affordable, apply, learn, multiplications
 
 
@@ -26,6 +27,15 @@ def test_a_lesson_hears_the_condition():
     g = learn([x], target, (3,), {"label": label}, Lesson(width=16, epochs=40))
     assert (apply(g, [x], (3,), {"label": label}) - target).square().mean() < 0.05
     assert (apply(g, [x], (3,), {"label": (label + 1) % 3}) - target).square().mean() > 1.0
+
+
+def test_a_lesson_on_the_null_class_alone_knows_no_other():
+    x = torch.randn(64, 3, generator=torch.Generator().manual_seed(0))
+    null = torch.full((64,), -1)
+    g = learn([x], x.tanh(), (3,), {"label": null}, Lesson(width=8, epochs=2))
+    assert (apply(g, [x], (3,), {"label": null}) - x.tanh()).square().mean() < x.tanh().square().mean()
+    with pytest.raises(BadValue, match="the null class"):
+        apply(g, [x], (3,), {"label": null + 1})
 
 
 def test_a_lesson_repeats_under_its_seed():
