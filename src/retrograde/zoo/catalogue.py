@@ -58,7 +58,8 @@ def load(
     if size:
         raise BadValue(f"{', '.join(size)} of {text!r}", "a size of a pipeline; this model has its own", f"load({text!r})")
     if text in models():
-        return _from_folder(_MODELS / text, kind, place)
+        embedded = _from_folder(_MODELS / text, kind, place)
+        return _quicker(embedded) if place.type == "cpu" else embedded
     if Path(source).is_dir():
         return _from_folder(Path(source), kind, place)
     if _FUNCTION.fullmatch(text):
@@ -136,6 +137,16 @@ def _from_folder(folder: Path, dtype: torch.dtype | None, device: torch.device) 
         dtype=next((weight.dtype for weight in network.parameters()), dtype),
         name=config.name,
     )
+
+
+def _quicker(denoiser: Denoiser) -> Denoiser:
+    """Return the denoiser with its kernels channel by channel, as convolutions on a CPU are a quarter quicker.
+
+    The last bits of its answers change. Networks that people saved are left alone: they come back to the bit.
+    """
+    if isinstance(denoiser.network, nn.Module):
+        denoiser.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return denoiser
 
 
 def _from_function(text: str, dtype: torch.dtype | None, device: torch.device | None) -> AbstractDenoiser:
