@@ -19,9 +19,10 @@ from retrograde.run import Controller, ControllerPerRun, NonFinite
 from retrograde.sampling import steps
 from retrograde.tune.journal import Journal
 
-QUICK_RECIPES = ("dpmpp_2m", "unipc_2", "ipndm_2", "ipndm_4", "deis_tab2")
+QUICK_RECIPES = ("ipndm_2", "dpmpp_2m", "unipc_2", "ipndm_4", "deis_tab2")
 """Those of the usual ones that a race of seconds runs. On three networks and two mixtures, with 3 to 16 evaluations, the
-best of them was never more than 4 % behind the best of all usual ones."""
+best of them was never more than 4 % behind the best of all usual ones. The first one judges grids best: on a network
+and four mixtures, at 3, 5 and 8 evaluations, a race on the five grids that are its best ended no worse than one on all."""
 
 USUAL_RECIPES = ("ddim", "dpmpp_2m", "dpmpp_3m", "unipc_2", "unipc_3", "ipndm_2", "ipndm_4", "deis_tab2", "heun")
 """Recipes that win somewhere; the short list of a quick race."""
@@ -117,6 +118,7 @@ def race(
     name: str = "race",
     between: Sequence[tuple[int, int]] = (),
     only: Collection[tuple[str, str]] | None = None,
+    on_best: int | None = None,
 ) -> list[Entry]:
     """Return all entries by rising error; the best of a first heat on few items run on, on all of them.
 
@@ -127,24 +129,37 @@ def race(
             the runs that came in.
         between: further heats between the first and the last: on so many items, for so many of the best.
         only: the recipes with their grids that take part; None for all.
+        on_best: other recipes than the first run only on so many grids, on which that one is best in the first heat.
     """
     kept = Journal() if journal is None else journal
     field = list(plans(reference.denoiser, nfe, names, only=only))
     errors: list[list[float]] = [[] for _ in field]
-    full, ran = len(reference.items), 0
-    heats = [(min(first_heat, full), len(field))]
-    for items, count in (*between, (full, finalists)):
-        heats += [(min(items, full), min(count, heats[-1][1]))] if items > heats[-1][0] else []
-    order = list(range(len(field)))
-    for items, count in heats:
-        for place in order[:count]:
-            if told is not None:
-                told(ran / sum(count for _, count in heats))
+    full, ran, order = len(reference.items), 0, list(range(len(field)))
+
+    def rank(places: Sequence[int], items: int, most: int) -> list[int]:
+        nonlocal ran
+        for place in places:
             (recipe, grid, plan), low = field[place], len(errors[place])
+            if low >= items:
+                continue
+            if told is not None:
+                told(ran / max(most, ran + 1))
             run = functools.partial(_enter, plan, reference.part(items, low))
             errors[place] += kept.value(f"{name} {recipe} {grid} {low} {items}", run)
             ran += 1
-        order[:count] = sorted(order[:count], key=lambda place: sum(errors[place]) / len(errors[place]))
+        return sorted(places, key=lambda place: sum(errors[place]) / len(errors[place]))
+
+    first = min(first_heat, full)
+    if on_best is not None and field:
+        scouts = rank([place for place in order if field[place][0] == field[0][0]], first, len(field))
+        best = {field[place][1] for place in scouts[:on_best]}
+        order = [place for place in order if field[place][1] in best]
+    heats = [(first, len(order))]
+    for items, count in (*between, (full, finalists)):
+        heats += [(min(items, full), min(count, heats[-1][1]))] if items > heats[-1][0] else []
+    for items, count in heats:
+        order[:count] = rank(order[:count], items, sum(count for _, count in heats))
+    order += [place for place in range(len(field)) if errors[place] and place not in order]
     return [_entry(*field[place], errors[place]) for place in order]
 
 

@@ -36,7 +36,9 @@ class Effort:
         gate: sets of levels that the surrogate finds so many times worse than the one to refine are not fitted on policy;
             None for no such bound. What few items say of levels far from there is mostly noise.
         heat, between, finalists: the heats of a race, as in `retrograde.tune.race`.
-        twice: so many solvers, the best with the plan's budget, are raced with twice the budget too; None for all.
+        grids: recipes run only on so many grids, on which the first of them is best; None for all.
+        twice: so many solvers, the best with the plan's budget, are raced with twice the budget too, for one that is run on
+            all items; None for all.
         epochs: passes over the trajectories in which one is learned.
     """
 
@@ -59,6 +61,7 @@ class Effort:
     heat: int = 12
     between: tuple[tuple[int, int], ...] = ()
     finalists: int = 6
+    grids: int | None = None
     twice: int | None = None
     epochs: int = 12
     even: int = 0
@@ -85,8 +88,9 @@ EFFORTS = {
         firsts=8,
         gate=1.5,
         heat=3,
-        between=((8, 12),),
+        between=((8, 8),),
         finalists=3,
+        grids=5,
         twice=8,
     ),
     "minutes": Effort(512, 128, 128, 256, 64, 40, 2, 60, 1024, None, 2048, 12, **_LONG),

@@ -45,7 +45,8 @@ class Rivals:
         def told(place: int) -> dict[str, Any]:
             return {"told": lambda part: tell("published solvers", (place + part) / 3)}
 
-        entries = race(validation, nfe, **kept, **heats, **told(0), name="validation", between=effort.between)
+        first: dict[str, Any] = {"between": effort.between, "on_best": effort.grids, "name": "validation"}
+        entries = race(validation, nfe, **kept, **heats, **told(0), **first)
         ranked = [(entry.recipe, entry.grid) for entry in entries]
         chosen: dict[str, Any] = {
             "only": ranked[: max(1, effort.finalists)],
@@ -53,7 +54,9 @@ class Rivals:
             "name": "held out",
         }
         best = race(held_out, nfe, **kept, **told(1), **chosen)
-        field: dict[str, Any] = {"between": effort.between} if effort.twice is None else {"only": ranked[: effort.twice]}
+        field: dict[str, Any] = {"between": effort.between}
+        if effort.twice is not None:
+            field, heats["finalists"] = {"only": ranked[: effort.twice], "between": ((8, 3),)}, 1
         twice = race(held_out, 2 * nfe, **kept, **heats, **told(2), **field, name="twice")
         return cls(validation, nfe, entries, best, twice)
 

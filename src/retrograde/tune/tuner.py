@@ -358,7 +358,7 @@ class Job:
         order of the recipe, and no more than three is trusted. A plan cannot be judged below it, nor learn what the
         reference does not know.
         """
-        few, recipe = validation.part(32), self.effort.teacher
+        few, recipe = validation.part(min(32, self.effort.validation // 2 or 1)), self.effort.teacher
 
         def made() -> tuple[float, int]:
             given = {"levels": max(2, self.effort.levels // 2), "keep": (), "condition": few.condition, "recipe": recipe}
