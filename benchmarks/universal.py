@@ -5,7 +5,7 @@ exactly that weight and budget run from the same held-out noise; the error is th
 to the end points of a fine solver. Writes benchmarks/results/universal.json, a row at a time. A row that is there keeps what
 its own fit reached, and of another universal fit only that fit's plan is run again; an interrupted fit goes on.
 
-    python benchmarks/universal.py [MODEL] [--budgets 3 4 ...] [--weights 1.5 3 6] [--items 256] [--folder runs/universal]
+    python benchmarks/universal.py [MODEL] [--fitted 3 4 ...] [--budgets 3 4 ...] [--weights 1.5 3 6] [--items 256]
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ def labels(n: int, seed: int) -> list[int]:
     return [i % 10 for i in range(n)]
 
 
-def made(model: str, folder: Path) -> Universal:
+def made(model: str, budgets: list[int], folder: Path) -> Universal:
     """Return the universal fit of a model, made once."""
     place = folder / model
     if not (place / "universal.json").exists():
         tell = lambda stage, part: print(f"{stage} {part:.0%}", end="\r", flush=True)  # noqa: E731
         given = {"guided": rg.guide.cfg, "weights": FITTED, "condition": labels, "progress": tell}
-        universal(rg.load(model), BUDGETS, **given, journal=folder / f"{model}.fit").save(place)
+        universal(rg.load(model), budgets, **given, journal=folder / f"{model}.fit").save(place)
     return Universal.load(place)
 
 
@@ -50,13 +50,14 @@ def main() -> None:
     """Run the comparison and keep the result."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", nargs="?", default="digits8-flow")
-    parser.add_argument("--budgets", type=int, nargs="*", default=[*BUDGETS])
+    parser.add_argument("--fitted", type=int, nargs="*", default=[*BUDGETS], help="budgets of the universal fit")
+    parser.add_argument("--budgets", type=int, nargs="*", default=[*BUDGETS], help="those that are compared")
     parser.add_argument("--weights", type=float, nargs="*", default=[1.5, 3.0, 6.0])
     parser.add_argument("--items", type=int, default=256)
     parser.add_argument("--folder", type=Path, default=Path("runs/universal"))
     given = parser.parse_args()
     torch.set_num_threads(1)
-    fit = made(given.model, given.folder)
+    fit = made(given.model, given.fitted, given.folder)
     kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"rows": [], "fits": {}}
     kept |= {"python": platform.python_version(), "torch": torch.__version__, "retrograde": rg.__version__}
     kept["fits"][given.model] = {"items": given.items, **fit.report}
@@ -64,7 +65,11 @@ def main() -> None:
     for weight in given.weights:
         guided, items = rg.guide.cfg(rg.load(given.model), weight=weight), range(FIRST, FIRST + given.items)
         condition = prepare_condition(guided, labels(given.items, 0), given.items)
-        end = teach(guided, given.items, 5, levels=96, keep=(), first_item=FIRST, condition=condition).end
+        place = given.folder / f"{given.model}-{weight:g}-{given.items}.pt"
+        if not place.exists():
+            end = teach(guided, given.items, 5, levels=96, keep=(), first_item=FIRST, condition=condition).end
+            torch.save(end, place)
+        end = torch.load(place)
         reference = Reference(guided, items, 5, end, condition)
         for nfe in given.budgets:
             key = {"model": given.model, "weight": weight, "nfe": nfe}

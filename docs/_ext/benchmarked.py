@@ -90,7 +90,8 @@ def universal_page() -> str:
         "interpolated.\n\n"
     )
     for model, fit in kept["fits"].items():
-        rows = {(row["weight"], row["nfe"]): row for row in kept["rows"] if row["model"] == model}
+        current = [row for row in kept["rows"] if row["model"] == model and row.get("of") == fit["evaluations"]]
+        rows = {(row["weight"], row["nfe"]): row for row in current}
         budgets, weights = (sorted({key[place] for key in rows}) for place in (1, 0))
         lines = []
         for nfe in budgets:
@@ -99,14 +100,15 @@ def universal_page() -> str:
             lines.append((str(nfe), *shown))
         near = sum(row["universal"] <= 1.1 * row["own"] for row in rows.values())
         own = sum(row["evaluations"] for row in rows.values())
+        together = ", ".join(fit["validation_error"])
         learned = " or ".join(str(n) for n in sorted({row["learned from"] for row in rows.values()}))
         text += (
             f"## `{model}`\n\n{table(('evaluations', *(f'weight {weight:g}' for weight in weights)), lines)}\n{near} of "
-            f"{len(rows)} are within a tenth of their own fit; {fit['items']} items. The universal fit (all budgets from 3 "
-            f"to 16 at four weights) took {fit['evaluations']:,} evaluations over all items, the {len(rows)} fits beside it "
-            f"{own:,}; each of these learned from {learned} items.\n\n"
+            f"{len(rows)} are within a tenth of their own fit; {fit['items']} items. The universal fit (budgets "
+            f"{together}, at four weights) took {fit['evaluations']:,} evaluations over all items, the {len(rows)} fits "
+            f"beside it {own:,}; each of these learned from {learned} items.\n\n"
         )
-    commands = sorted({row["command"] for row in kept["rows"]})
+    commands = sorted({row["command"] for row in kept["rows"] if "of" in row})
     return text + "Made by `" + "`, `".join(commands) + "`, one thread.\n"
 
 

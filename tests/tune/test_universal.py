@@ -102,6 +102,20 @@ def test_a_search_begins_where_fewer_levels_were_good(labelled):
     assert together._levels(5, [good]) == best
 
 
+def test_levels_of_a_far_budget_do_not_keep_a_search_from_its_own_beginning(labelled):
+    """Three levels that two more make better than the surrogate's, but no way leads on from there."""
+    job = Job(rg.guide.cfg(labelled, weight=2.0), 5, 0, SMALL, labels, lambda stage, part: None, "cpu")
+    part = shared_levels.Part.of(job, job.conditions())
+    found = []
+    for near in ([], [(1, 12, 13)]):
+        together = shared_levels.Together([part])
+        found.append(together(together._levels(5, near)))
+    inserted = together.completed((1, 12, 13), 5, SMALL.levels)
+    begun = dataclasses.replace(together, scores={})
+    assert begun(begun._refined(min(inserted, key=begun), 5, SMALL.levels, cold=False)) > 1.2 * found[0]
+    assert found[1] <= found[0]
+
+
 def test_an_interrupted_fit_goes_on_where_it_was(labelled, fitted, tmp_path):
     seen = []
 

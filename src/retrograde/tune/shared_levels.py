@@ -132,11 +132,18 @@ class Together:
         found = dict(descend(self.surrogate, one, size) for one in starts(teacher, nfe, effort.starts, job.seed))
         cold = min(found, key=lambda levels: found[levels])
         known = dict.fromkeys(one for few in near if len(few) <= nfe for one in self.completed(few, nfe, size))
-        begun = min([cold, *known], key=self)
-        if begun == cold and effort.firsts:
-            begun = min(cold, by_first(self.surrogate, self._limited(nfe, effort.firsts), cold, size), key=self)
-        bound = None if effort.gate is None else (self.surrogate, effort.gate * self.surrogate(begun))
-        return descend(self._limited(nfe, effort.candidates, bound), begun, size, (2, 1))[0]
+        begun = [min([cold, *known], key=self)]
+        if begun[0] != cold and any(len(few) < nfe - 1 for few in near):
+            begun.append(cold)
+        refined = [self._refined(start, nfe, size, start == cold) for start in begun]
+        return min(refined, key=self)
+
+    def _refined(self, start: Levels, nfe: int, size: int, cold: bool) -> Levels:
+        effort = self.parts[0].job.effort
+        if cold and effort.firsts:
+            start = min(start, by_first(self.surrogate, self._limited(nfe, effort.firsts), start, size), key=self)
+        bound = None if effort.gate is None else (self.surrogate, effort.gate * self.surrogate(start))
+        return descend(self._limited(nfe, effort.candidates, bound), start, size, (2, 1))[0]
 
     def _limited(self, nfe: int, more: int, bound: tuple[Callable[[Levels], float], float] | None = None) -> Limited:
         limit = len(self.scores) + more

@@ -141,7 +141,8 @@ def universal(
 
     Between two neighbouring weights a budget's levels are searched for both together: those with the least geometric mean
     of their errors. On common levels the coefficients vary smoothly with the weight, and are interpolated. A search begins
-    where the surrogate, the levels of the budget before and those of the weights below lead; the best of these is refined.
+    where the surrogate, the levels of the budget before and those of the weights below lead; the best of these is refined,
+    and where budgets were left out also what the surrogate finds.
 
     Args:
         budgets: network evaluations per item, as `Plan.nfe` counts them.
