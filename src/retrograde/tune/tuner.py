@@ -21,11 +21,12 @@ from retrograde.tune.correct import Lesson, affordable, multiplications
 from retrograde.tune.corrected import CorrectedFit
 from retrograde.tune.effort import EFFORTS, Effort
 from retrograde.tune.even_levels import EvenLevels, depths_of
-from retrograde.tune.fit import Fitter, Student
+from retrograde.tune.fit import Fitter
 from retrograde.tune.journal import Journal
 from retrograde.tune.levels import Levels, Limited, OnPolicy, Surrogate, by_first, descend, starts
 from retrograde.tune.rivals import Rivals
 from retrograde.tune.teacher import Progress, Teacher, teach
+from retrograde.tune.variants import select
 
 ITEMS = 1 << 40
 """Number of the first training item: far from those a user samples."""
@@ -41,9 +42,6 @@ VARIANTS: tuple[tuple[float, float | None], ...] = ((1e-4, None), (1e-4, 0.3), (
 
 SEEN = 4
 """Predictions that a correction sees."""
-
-FINALISTS = 2
-"""Sets of levels that are fitted in all variants on all items."""
 
 
 def tune(
@@ -113,6 +111,7 @@ def tune(
         teacher.part(slice(0, effort.fit)),
         {k: v[: effort.fit] for k, v in prepared.items()},
         memory=effort.memory,
+        past=effort.past,
         samples=job.samples(prepared),
         in_scheduler=in_scheduler,
     )
@@ -120,7 +119,7 @@ def tune(
     held_out = job.reference(teacher, prepared, effort.fit + effort.validation, teacher.n)
     spent = {"reference": teacher.evaluations * teacher.n, "moments": effort.moments * MOMENTS_NFE}
     candidates, spent["levels"] = job.levels(fitter)
-    fitted, error, spent["coefficients"] = job.select(fitter, candidates, validation)
+    fitted, error, spent["coefficients"] = select(fitter, candidates, validation, effort, tell)
     width = affordable(denoiser, min(nfe, SEEN), effort.share, prepared) if effort.corrected else None
     if width is not None:
         few, lesson = dataclasses.replace(fitter, memory=SEEN), Lesson(width=width, epochs=effort.epochs)
@@ -281,37 +280,6 @@ class Job:
         score = Limited(policy, self.effort.even, self.tell, "even noise levels", self.effort.even)
         depths = depths_of(few.teacher.times, self.denoiser.path.sigma)
         return [EvenLevels(depths, self.nfe, score).best()], policy.evaluations * few.teacher.n
-
-    def select(self, fitter: Fitter, candidates: Sequence[Levels], validation: Reference) -> tuple[Plan, float, int]:
-        """Return the fit with the smallest validation error over candidates and variants, that error, and the evaluations.
-
-        The first evaluation on a set of levels is common to all variants.
-        """
-        best: tuple[Plan, float] | None = None
-        tried = [(levels, element) for levels in candidates[:FINALISTS] for element in self.effort.elements]
-        begun: dict[Levels, Student] = {}
-        judged = 0
-        for i, (levels, element) in enumerate(tried):
-            self.tell("coefficients", i / len(tried))
-            if levels not in begun:
-                begun[levels] = fitter.ask(fitter.start(levels[0]), levels[0])
-            own = dataclasses.replace(fitter, element=element)
-            asked, arrived = own.run(levels, [begun[levels]])
-            for last in dict.fromkeys((element, *self.effort.last)):
-                if last != element:
-                    ending = dataclasses.replace(own, element=last)
-                    arrived = ending.step(asked[-1], levels[-1], None, own.theory(levels)[-1])
-                plan = own.plan(arrived.rows, {"ridge": own.ridge, "element": element, "last": last})
-                error = float(validation.errors(plan).mean(dtype=torch.float64).sqrt())
-                judged += 1
-                if best is None or error < best[1]:
-                    best = plan, error
-        if best is None:
-            raise BadValue(
-                "no candidate levels", "a denoiser whose predictions are finite", "look at denoiser(x_t, t).value"
-            )
-        fitting = (len(tried) * (self.nfe - 1) + len(begun)) * fitter.teacher.n
-        return *best, fitting + judged * self.nfe * len(validation.items)
 
     def correct(
         self,
