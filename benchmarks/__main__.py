@@ -13,6 +13,7 @@ SAMPLERS = (
     "loop_overhead",
     "tuned_plans",
     "tuned_twice",
+    "families",
     "seconds",
     "baselines",
     "universal",

@@ -198,6 +198,31 @@ def apart(one: dict[str, Any]) -> str:
     return f"{one['frechet']:.3f} / {one['frechet_to_fine']:.3f}"
 
 
+def families_page() -> str:
+    """The stored run of benchmarks/families.py: errors of every family, and over that of four predictions alone."""
+    kept = stored("families.json")
+    text = (
+        "# What each family of tables is worth\n\nOn the same noise levels (those that the search of effort `minutes` finds "
+        f"for scalar coefficients) each family is fitted to the same {kept['learned']} trajectories. Root mean square "
+        f"distance, per element, to the end points of the fine solver on {kept['items']} other items; in brackets its ratio "
+        "to *four predictions*, which is the state and the four newest predictions with scalar coefficients, the ratio of "
+        "the medians over items, and the ratio of errors on the items learned from. *and*, *in* and *told times* add to "
+        "four predictions. What a row gains by a correction is [elsewhere](tuned.md), since that wants many more items.\n\n"
+    )
+    rows, names = kept["rows"], list(dict.fromkeys(name for row in kept["rows"] for name in row["families"]))
+    lines = []
+    for name in names:
+        cells = []
+        for row in rows:
+            one, plain = row["families"].get(name), row["families"]["four predictions"]
+            ratios = [one[key] / plain[key] for key in ("rms", "median", "learned_rms")] if one else []
+            cells.append(f"{one['rms']:.4f} ({', '.join(f'{ratio:.2f}' for ratio in ratios)})" if one else "")
+        lines.append((name, *cells))
+    commands = sorted({row["command"] for row in rows})
+    head = ("a row has", *(f"`{row['model']}`, {row['nfe']}" for row in rows))
+    return text + table(head, lines) + "\nMade by `" + "`, `".join(commands) + "`, one thread.\n"
+
+
 def baselines_page() -> str:
     """The stored run of benchmarks/baselines.py: errors of every tuner, who was best, and what each fit asked for."""
     kept = stored("baselines.json")
@@ -307,6 +332,7 @@ def reuse_page() -> str:
 
 MEASURED: dict[str, Callable[[], str]] = {
     "baselines": baselines_page,
+    "families": families_page,
     "inverse_digits": inverse_digits_page,
     "reuse": reuse_page,
     "transfer": transfer_page,

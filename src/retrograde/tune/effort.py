@@ -100,5 +100,5 @@ EFFORTS = {
         twice=8,
     ),
     "minutes": Effort(512, 128, 128, 256, 64, 40, 2, 60, 1024, None, 2048, 12, **_LONG),
-    "hours": Effort(640, 128, 256, 256, 64, 40, 2, 60, 4096, None, 10240, 24, 0.2, epochs=6, **_LONG),
+    "hours": Effort(640, 128, 256, 256, 64, 40, 2, 60, 4096, None, 20480, 24, 0.2, epochs=4, **_LONG),
 }
