@@ -26,7 +26,7 @@ from retrograde.tune.effort import EFFORTS, Effort
 from retrograde.tune.fit import Fitter, Student
 from retrograde.tune.levels import Levels
 from retrograde.tune.teacher import Progress, Teacher
-from retrograde.tune.tuner import ITEMS, MOMENTS_NFE, VARIANTS, Job, check_fittable
+from retrograde.tune.tuner import ITEMS, MOMENTS_NFE, Job, check_fittable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,8 +173,8 @@ def stochastic(
     validation = job.reference(reference, prepared, effort.fit, effort.fit + effort.validation)
     held_out = job.reference(reference, prepared, effort.fit + effort.validation, teacher.n)
     tried = []
-    for ridge, element in VARIANTS:
-        own = dataclasses.replace(fitter, ridge=ridge, element=element)
+    for element in effort.elements:
+        own = dataclasses.replace(fitter, element=element)
         plan = own.plan(
             fitted_rows(own, learned), {"tuner": "closed form, stochastic", "eta": eta, "nfe": nfe, "seed": seed}
         )
@@ -185,7 +185,7 @@ def stochastic(
     report = {
         "error": float(errors.mean().sqrt()),
         "median": float(errors.sqrt().median()),
-        "evaluations": spent + len(VARIANTS) * nfe * (effort.fit + effort.validation),
+        "evaluations": spent + len(effort.elements) * nfe * (effort.fit + effort.validation),
         "seconds": round(time.perf_counter() - began, 3),
     }
     tell("done", 1.0)

@@ -37,9 +37,6 @@ DECODED = 32
 MOMENTS_NFE = 6
 """Evaluations for each sample of which only mean and covariance are used."""
 
-VARIANTS: tuple[tuple[float, float | None], ...] = ((1e-4, None), (1e-4, 0.3), (1e-4, 0.03))
-"""Pulls that fits of other kinds choose from: towards theory, and of per-element coefficients towards scalar ones."""
-
 SEEN = 4
 """Predictions that a correction sees."""
 
