@@ -58,14 +58,20 @@ def test_bands_refuse_what_has_none():
         cosines(SHAPE, 7)
 
 
-def test_a_ridge_over_earlier_states_too_runs_from_least_squares_to_theory():
+def test_a_ridge_over_earlier_states_penalizes_differences():
+    """After the state and two predictions come two earlier states, the first of them told from the state."""
     generator = torch.Generator().manual_seed(0)
-    regressors = [torch.randn(50, 3, generator=generator) for _ in range(5)]
-    target, prior = torch.randn(50, 3, generator=generator), [1.0, -2.0, 0.5, 0.0, 0.0]
-    columns = torch.stack([r.flatten() for r in regressors], 1).double()
-    exact = torch.linalg.lstsq(columns, target.flatten().double()[:, None]).solution[:, 0]
-    assert torch.allclose(torch.tensor(ridge_towards(prior, regressors, target, 0.0, 2)).double(), exact, atol=1e-6)
-    assert torch.allclose(torch.tensor(ridge_towards(prior, regressors, target, 1e9, 2)), torch.tensor(prior), atol=1e-6)
+    z = [torch.randn(50, 3, generator=generator) for _ in range(5)]
+    target, prior, ridge = torch.randn(50, 3, generator=generator), [1.0, -2.0, 0.5, 0.0, 0.0], 0.3
+    u = torch.stack([one.flatten() for one in (z[0], z[1], z[2] - z[1], z[3] - z[0], z[4] - z[3])], 1).double()
+    # w = A v where the sum of w_i z_i is that of v_i u_i
+    to_parts = torch.tensor([[1.0, 0, 0, -1, 0], [0, 1, -1, 0, 0], [0, 0, 1, 0, 0], [0, 0, 0, 1, -1], [0, 0, 0, 0, 1]])
+    to_parts = to_parts.double()
+    v0 = torch.linalg.solve(to_parts, torch.tensor(prior, dtype=torch.float64))
+    held = (ridge * u.square().sum(0)).sqrt()
+    columns, goal = torch.cat([u, held.diag()]), torch.cat([target.flatten().double(), held * v0])
+    exact = to_parts @ torch.linalg.lstsq(columns, goal[:, None]).solution[:, 0]
+    assert torch.allclose(torch.tensor(ridge_towards(prior, z, target, ridge, 2)).double(), exact, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -87,8 +93,10 @@ def test_a_fit_with_one_prediction_held_to_theory_is_exact_on_a_point(images):
     teacher = teach(images, 8, 0, levels=16)
     rows = Fitter(images, teacher, {}, ridge=1e12, memory=1).run((0, 5, 9, 13))[1].rows
     point = rg.oracles.GaussianMixture(rg.paths.EDM(), torch.ones(1, *SHAPE), 0.0)
-    plan = Fitter(images, teacher, {}).plan(rows, {})
-    assert torch.allclose(rg.sample(point, plan, 2, 0), torch.ones(2, *SHAPE), atol=1e-3)
+    plan, noise = Fitter(images, teacher, {}).plan(rows, {}), teacher.states[0].reshape(-1, *SHAPE)
+    for state in run(plan, point, noise):
+        sigma = 0.0 if state.t is None else state.t
+        assert torch.allclose(state.x_t, 1 + sigma / plan.start * (noise - 1), rtol=1e-3, atol=1e-3)
 
 
 def test_a_network_that_mistakes_the_time_is_told_another(mixture):
