@@ -75,7 +75,9 @@ def cosines(shape: tuple[int, ...], bands: int) -> tuple[Tensor, Tensor]:
     """
     if len(shape) < 2 or torch.Size(shape).numel() > MAX_BANDED:
         raise ShapeError(
-            f"items of shape {list(shape)}", f"[channels, *sides] of at most {MAX_BANDED} numbers", "bands=None"
+            f"items of shape {list(shape)}",
+            f"[channels, *sides] of at most {MAX_BANDED} numbers",
+            "fit without: Effort(bands=())",
         )
     most = max(2, int(math.log2(max(shape[1:]))))
     if not 2 <= bands <= most:
