@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import pytest
@@ -7,6 +8,7 @@ import retrograde as rg
 from retrograde.errors import BadValue, ShapeError
 from retrograde.linear import LinearMap
 from retrograde.run import run
+from retrograde.tune import EFFORTS
 from retrograde.tune.families import cosines, per_band
 from retrograde.tune.fit import Fitter, ridge_towards
 from retrograde.tune.teacher import teach
@@ -56,6 +58,14 @@ def test_bands_refuse_what_has_none():
         cosines((4, 64, 64), 2)
     with pytest.raises(BadValue, match="2 to 3"):
         cosines(SHAPE, 7)
+
+
+def test_a_fit_refuses_bands_before_any_work(mixture):
+    stages = []
+    effort = dataclasses.replace(EFFORTS["seconds"], bands=(2,))
+    with pytest.raises(ShapeError, match=r"Effort\(bands=\(\)\)"):
+        rg.tune(mixture, 3, effort=effort, progress=lambda stage, part: stages.append(stage))
+    assert stages == []
 
 
 def test_a_ridge_over_earlier_states_penalizes_differences():

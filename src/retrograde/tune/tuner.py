@@ -21,6 +21,7 @@ from retrograde.tune.correct import Lesson, affordable, multiplications
 from retrograde.tune.corrected import CorrectedFit
 from retrograde.tune.effort import EFFORTS, Effort
 from retrograde.tune.even_levels import EvenLevels, depths_of
+from retrograde.tune.families import cosines
 from retrograde.tune.fit import Fitter
 from retrograde.tune.journal import Journal
 from retrograde.tune.levels import Levels, Limited, OnPolicy, Surrogate, by_first, descend, starts
@@ -95,6 +96,8 @@ def tune(
         if effort not in EFFORTS:
             raise UnknownName("effort", effort, EFFORTS)
         effort = EFFORTS[effort]
+    for bands in effort.bands:
+        cosines(tuple(denoiser.shape), bands)  # refuses what has none before any work
     tell = progress or _silent
     job = Job(denoiser, nfe, seed, effort, condition, tell, device)
     prepared = job.conditions()
