@@ -26,7 +26,7 @@ from typing import Any
 
 import torch
 from judged import labels
-from tuned_plans import Trial
+from tuned_plans import Trial, told
 
 import retrograde as rg
 from retrograde.denoisers import prepare_condition
@@ -110,7 +110,9 @@ def fitted(trial: Trial, nfe: int, given: argparse.Namespace) -> dict[str, Any]:
     if file.exists() and not given.refit:
         plan = rg.Plan.load(file)
     else:
-        plan = rg.tune(trial.denoiser, nfe, seed=given.seed, effort=given.effort, condition=asked, compare=False)
+        kept = given.plans / "trajectories"
+        settings = {"seed": given.seed, "effort": given.effort, "trajectories": kept, "progress": told}
+        plan = rg.tune(trial.denoiser, nfe, condition=asked, compare=False, **settings)
         plan.save(file)
     spent = {name: plan.report[name] for name in ("seconds", "evaluations", "corrections", "reference_error")}
     learned = learned_items(trial, given.seed, bool(spent["corrections"]))

@@ -20,8 +20,8 @@ class Correction:
     h_0 = W_in z + place + sum_c E_c[c],  h_{i+1} = h_i + W_i silu(h_i),  g = W_out silu(h),
 
     z the newest state and the newest predictions on top of each other. Weights of images [channels, height, width] are
-    3x3 convolutions, on the image with `fold` by `fold` pixels folded into channels; weights of any other shape are dense
-    on the flattened item.
+    3x3 convolutions, on the image with `fold` by `fold` pixels folded into channels; or they are dense on the flattened
+    item, as for items of any other shape.
 
     Attributes:
         weights: by name: "in", "in.bias", "place" (images: one bias per place), "0", "0.bias", "1", ..., "out", "out.bias",
@@ -53,6 +53,7 @@ class Correction:
         width: int,
         depth: int,
         generator: torch.Generator,
+        dense: bool = False,
     ) -> Correction:
         """Return the correction that adds nothing yet: random entrance and blocks, an exit of zeros.
 
@@ -62,8 +63,9 @@ class Correction:
             conditions: rows of each condition's table.
             width: channels inside.
             depth: number of residual blocks.
+            dense: dense layers on images too.
         """
-        image = len(shape) == 3
+        image = len(shape) == 3 and not dense
         fold = _fold(shape) if image else 1
         size = shape[0] * fold**2 if image else torch.Size(shape).numel()
         kernel, area = ((3, 3), 9) if image else ((), 1)

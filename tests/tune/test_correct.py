@@ -1,9 +1,11 @@
+import dataclasses
+
 import pytest
 import torch
 
 import retrograde as rg
 from retrograde.errors import BadValue
-from retrograde.tune.correct import Lesson, affordable, apply, learn, multiplications
+from retrograde.tune.correct import Lesson, affordable, apply, correction_of, learn, multiplications
 
 
 @pytest.mark.parametrize("shape", [(6,), (1, 4, 4)])
@@ -48,9 +50,11 @@ def test_what_is_affordable_is_counted_in_evaluations():
     den = rg.load("digits8-flow")
     cost = multiplications(den, {})
     assert cost == pytest.approx(7.83e6, rel=0.01)
-    widths = [affordable(den, 3, share, {}) for share in (0.05, 0.1, 0.3)]
+    forms = [affordable(den, 3, share, {}) for share in (0.05, 0.1, 0.3)]
+    widths = [form["width"] for form in forms]
     assert widths == sorted(widths)
     assert widths[0] < widths[2]
+    assert not any(form["dense"] for form in forms)
     assert affordable(den, 3, 1e-6, {}) is None
     guided = rg.guide.cfg(rg.load("digits"), weight=2.0)
     alone = rg.load("digits")
@@ -58,3 +62,28 @@ def test_what_is_affordable_is_counted_in_evaluations():
     assert multiplications(guided, told) == pytest.approx(2 * multiplications(alone, told), rel=1e-6)
     huge = rg.oracles.Gaussian(rg.paths.EDM(), torch.zeros(5000), torch.ones(5000))
     assert affordable(huge, 1, 0.5, {}) is None
+
+
+def test_beside_a_perceptron_images_get_dense_layers():
+    """A perceptron costs less than convolutions over its image do."""
+    network = rg.nets.MLPDenoiser((1, 14, 14), width=256, depth=3)
+    den = rg.Denoiser(network, rg.paths.VP(), "v", (1, 14, 14))
+    form, budget = affordable(den, 4, 0.1, {}), 0.1 * multiplications(den, {})
+    assert form == {"width": 64, "dense": True}
+    assert correction_of(den.shape, 5, **form).multiplications <= budget
+    assert correction_of(den.shape, 5, 96, dense=True).multiplications > budget
+    assert correction_of(den.shape, 5, 8).multiplications > budget
+
+
+def test_dense_layers_learn_what_convolutions_cannot_see():
+    """What an image lacks at one end hangs on its other end, out of a convolution's sight."""
+    x = torch.randn(2048, 64, generator=torch.Generator().manual_seed(0))
+    residual = x.flip(1).tanh()
+    lesson = Lesson(width=64, epochs=12, dense=True)
+    left = {}
+    for dense in (True, False):
+        g = learn([x[:1536]], residual[:1536], (1, 8, 8), {}, dataclasses.replace(lesson, dense=dense))
+        made = apply(g, [x[1536:]], (1, 8, 8), {})
+        left[dense] = float((made - residual[1536:]).square().mean() / residual.square().mean())
+    assert left[True] < 0.1
+    assert left[True] < 0.5 * left[False]

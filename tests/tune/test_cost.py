@@ -9,6 +9,7 @@ import retrograde as rg
 from retrograde.tune import Effort, Reference, plans, race, teach
 from retrograde.tune.fit import Fitter
 from retrograde.tune.levels import Limited, OnPolicy, Surrogate, by_first, descend, starts
+from retrograde.tune.remembering import Remembering
 
 TINY = Effort(24, 8, 10, 12, 12, 3, 1, 6, 16, ("ddim", "dpmpp_2m", "ipndm_2"))
 
@@ -64,6 +65,31 @@ def test_a_race_runs_an_item_once_and_its_later_heats_only_for_the_best(corners,
         assert entry.error == pytest.approx(float(expected), rel=1e-4)
     among = [known[entry.recipe, entry.grid][:3].mean() for entry in entries]
     assert max(among[:5]) <= min(among[5:])
+
+
+def test_what_runs_of_a_race_have_in_common_is_evaluated_once(corners, asked):
+    """All begin with the same noise; the first steps of DDIM and DPM-Solver++(2M) are equal."""
+    reference = Reference(corners, range(8), 3, teach(corners, 8, 3).end)
+    asked.clear()
+    entries = race(reference, 4, only=[("ddim", "karras"), ("dpmpp_2m", "karras"), ("ddim", "sigma")])
+    assert sorted(entry.evaluations for entry in entries) == [8 * 2, 8 * 3, 8 * 4]
+    assert sum(asked) == 8 * 9
+
+
+def test_only_an_equal_question_is_remembered(corners, asked):
+    den = Remembering(corners)
+    x, told = torch.randn(4, 2), {"label": torch.tensor([0, 1, 1, 0])}
+    first = den.predict(x, 0.5, told)
+    again = den.predict(x.clone(), 0.5, {"label": told["label"].clone()})
+    assert torch.equal(first.value, again.value)
+    assert first.evaluations
+    assert not again.evaluations
+    others = [(x + 1e-6, 0.5, told), (x, 0.25, told), (x, 0.5, {"label": 1 - told["label"]})]
+    for one in others:
+        assert torch.equal(den.predict(*one).value, corners.predict(*one).value)
+    den.predict(x, torch.full((4,), 0.5), told)
+    den.predict(x, torch.full((4,), 0.5), told)
+    assert den.asked == 4 * (1 + 3 + 2)
 
 
 def test_a_race_of_some_solvers_has_no_others(corners):

@@ -18,6 +18,7 @@ from retrograde.plan import Plan
 from retrograde.run import Controller, ControllerPerRun, NonFinite
 from retrograde.sampling import steps
 from retrograde.tune.journal import Journal
+from retrograde.tune.remembering import Remembering
 
 QUICK_RECIPES = ("ipndm_2", "dpmpp_2m", "unipc_2", "ipndm_4", "deis_tab2")
 """Those of the usual ones that a race of seconds runs. On three networks and two mixtures, with 3 to 16 evaluations, the
@@ -30,7 +31,11 @@ USUAL_RECIPES = ("ddim", "dpmpp_2m", "dpmpp_3m", "unipc_2", "unipc_3", "ipndm_2"
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """A published solver with its error: root mean square, and median over items, per element of the sample."""
+    """A published solver with its error: root mean square, and median over items, per element of the sample.
+
+    Attributes:
+        evaluations: those that its runs took, over all items; what they shared with earlier runs is not counted.
+    """
 
     recipe: str
     grid: str
@@ -38,11 +43,7 @@ class Entry:
     error: float
     median: float
     items: int
-
-    @property
-    def evaluations(self) -> int:
-        """Network evaluations that its runs took."""
-        return self.nfe * self.items
+    evaluations: int
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -122,7 +123,7 @@ def race(
 ) -> list[Entry]:
     """Return all entries by rising error; the best of a first heat on few items run on, on all of them.
 
-    An item is run once: later heats add items to those of earlier ones.
+    An item is run once: later heats add items to those of earlier ones. What runs have in common is evaluated once.
 
     Args:
         told: called before every run with the part done; what it raises stops the race, and the journal keeps, as `name`,
@@ -133,7 +134,10 @@ def race(
     """
     kept = Journal() if journal is None else journal
     field = list(plans(reference.denoiser, nfe, names, only=only))
+    remembering = Remembering(reference.denoiser)
+    reference = dataclasses.replace(reference, denoiser=remembering)
     errors: list[list[float]] = [[] for _ in field]
+    evaluations = [0] * len(field)
     full, ran, order = len(reference.items), 0, list(range(len(field)))
 
     def rank(places: Sequence[int], items: int, most: int) -> list[int]:
@@ -144,8 +148,10 @@ def race(
                 continue
             if told is not None:
                 told(ran / max(most, ran + 1))
-            run = functools.partial(_enter, plan, reference.part(items, low))
-            errors[place] += kept.value(f"{name} {recipe} {grid} {low} {items}", run)
+            run = functools.partial(_enter, plan, reference.part(items, low), remembering)
+            added = kept.value(f"{name} {recipe} {grid} {low} to {items}", run)
+            errors[place] += added["errors"]
+            evaluations[place] += added["evaluations"]
             ran += 1
         return sorted(places, key=lambda place: sum(errors[place]) / len(errors[place]))
 
@@ -160,16 +166,19 @@ def race(
     for items, count in heats:
         order[:count] = rank(order[:count], items, sum(count for _, count in heats))
     order += [place for place in range(len(field)) if errors[place] and place not in order]
-    return [_entry(*field[place], errors[place]) for place in order]
+    return [_entry(*field[place], errors[place], evaluations[place]) for place in order]
 
 
-def _enter(plan: Plan, reference: Reference) -> list[float]:
+def _enter(plan: Plan, reference: Reference, denoiser: Remembering) -> dict[str, Any]:
+    before = denoiser.asked
     try:
-        return reference.errors(plan).double().tolist()
+        errors = reference.errors(plan).double().tolist()
     except NonFinite:
-        return [math.inf] * len(reference.items)
+        errors = [math.inf] * len(reference.items)
+    return {"errors": errors, "evaluations": denoiser.asked - before}
 
 
-def _entry(recipe: str, grid: str, plan: Plan, errors: Sequence[float]) -> Entry:
+def _entry(recipe: str, grid: str, plan: Plan, errors: Sequence[float], evaluations: int) -> Entry:
     all_errors = torch.tensor(errors, dtype=torch.float64)
-    return Entry(recipe, grid, plan.nfe, float(all_errors.mean().sqrt()), float(all_errors.sqrt().median()), len(errors))
+    rms, median = float(all_errors.mean().sqrt()), float(all_errors.sqrt().median())
+    return Entry(recipe, grid, plan.nfe, rms, median, len(errors), evaluations)

@@ -38,6 +38,7 @@ class Lesson:
         decay: weight decay of both.
         batch: items in a step.
         seed: of the initial weights and the order of the items.
+        dense: dense layers on images too.
     """
 
     width: int = 32
@@ -48,35 +49,41 @@ class Lesson:
     decay: float = 1e-3
     batch: int = 64
     seed: int = 0
+    dense: bool = False
 
 
 WIDTHS = (96, 64, 48, 32, 24, 16, 8)
 """Widths of corrections, the widest that is cheap enough is taken."""
 
 
-def affordable(denoiser: AbstractDenoiser, outputs: int, share: float, condition: Mapping[str, Tensor]) -> int | None:
-    """Return the largest width whose correction costs at most a share of an evaluation, in multiply-accumulates.
+def affordable(
+    denoiser: AbstractDenoiser, outputs: int, share: float, condition: Mapping[str, Tensor]
+) -> dict[str, Any] | None:
+    """Return the `width` of the widest correction that costs at most a share of an evaluation, and whether it is `dense`.
 
-    None where none does, or where items are too large for dense layers. A denoiser without any matrix product, whose cost
-    cannot be counted, is taken to be worth the narrowest.
+    Cost is counted in multiply-accumulates. Images get dense layers only where no convolutions are cheap enough: beside a
+    perceptron. None where nothing is, or where items are too large for dense layers. A denoiser without any matrix product,
+    whose cost cannot be counted, is taken to be worth the narrowest.
 
     Args:
         outputs: how many predictions it sees.
         condition: prepared conditions, for one item or more.
     """
-    if len(denoiser.shape) != 3 and torch.Size(denoiser.shape).numel() > MAX_DENSE:
-        return None
-    budget = share * multiplications(denoiser, condition)
-    for width in WIDTHS:
-        if correction_of(denoiser.shape, 1 + outputs, width).multiplications <= budget:
-            return width
-    return None if budget else WIDTHS[-1]
+    budget, shape = share * multiplications(denoiser, condition), denoiser.shape
+    small = torch.Size(shape).numel() <= MAX_DENSE
+    for dense in [False] * (len(shape) == 3) + [True] * small:
+        for width in WIDTHS:
+            if not budget:
+                return {"width": WIDTHS[-1], "dense": dense}
+            if correction_of(shape, 1 + outputs, width, dense).multiplications <= budget:
+                return {"width": width, "dense": dense}
+    return None
 
 
-def correction_of(shape: Sequence[int], inputs: int, width: int) -> Correction:
+def correction_of(shape: Sequence[int], inputs: int, width: int, dense: bool = False) -> Correction:
     """Return an unlearned correction, to count what it costs."""
-    generator = torch.Generator().manual_seed(0)
-    return Correction.initial(shape, inputs, {}, width=width, depth=Lesson.depth, generator=generator)
+    made = {"width": width, "depth": Lesson.depth, "generator": torch.Generator().manual_seed(0), "dense": dense}
+    return Correction.initial(shape, inputs, {}, **made)
 
 
 def _attention(query: Any, key: Any, value: Any, *rest: Any, **options: Any) -> int:
@@ -111,7 +118,8 @@ def learn(
     """
     generator = torch.Generator().manual_seed(lesson.seed)
     n, tables = len(residual), {name: _rows(value) for name, value in condition.items()}
-    initial = Correction.initial(shape, len(regressors), tables, width=lesson.width, depth=lesson.depth, generator=generator)
+    form: dict[str, Any] = {"width": lesson.width, "depth": lesson.depth, "dense": lesson.dense}
+    initial = Correction.initial(shape, len(regressors), tables, generator=generator, **form)
     device = residual.device
     weights = {name: _laid_out(value.to(device)).requires_grad_() for name, value in initial.weights.items()}
     network = dataclasses.replace(initial, weights=weights)

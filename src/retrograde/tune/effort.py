@@ -90,6 +90,7 @@ EFFORTS = {
         candidates=24,
         moments=192,
         contest=QUICK_RECIPES,
+        elements=(None, 0.05),
         teacher="unipc_3",
         firsts=8,
         gate=1.5,

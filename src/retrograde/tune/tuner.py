@@ -120,9 +120,9 @@ def tune(
     spent = {"reference": teacher.evaluations * teacher.n, "moments": effort.moments * MOMENTS_NFE}
     candidates, spent["levels"] = job.levels(fitter)
     fitted, error, spent["coefficients"] = select(fitter, candidates, validation, effort, tell)
-    width = affordable(denoiser, min(nfe, SEEN), effort.share, prepared) if effort.corrected else None
-    if width is not None:
-        few, lesson = dataclasses.replace(fitter, memory=SEEN), Lesson(width=width, epochs=effort.epochs)
+    form = affordable(denoiser, min(nfe, SEEN), effort.share, prepared) if effort.corrected else None
+    if form is not None:
+        few, lesson = dataclasses.replace(fitter, memory=SEEN), Lesson(**form, epochs=effort.epochs)
         corrected, its_error, spent["corrections"] = job.correct(few, candidates, validation, error, prepared, lesson)
         fitted, error = (corrected, its_error) if its_error < error else (fitted, error)
     doubt, spent["reference error"] = job.doubt(validation)
