@@ -6,6 +6,8 @@ to the end points of a fine solver. Writes benchmarks/results/universal.json, a 
 its own fit reached, and of another universal fit only that fit's plan is run again; an interrupted fit goes on.
 
     python benchmarks/universal.py [MODEL] [--fitted 3 4 ...] [--budgets 3 4 ...] [--weights 1.5 3 6] [--items 256]
+
+The names of models are those of judged.py.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import sys
 from pathlib import Path
 
 import torch
+from judged import load
 
 import retrograde as rg
 from retrograde.denoisers import prepare_condition
@@ -42,7 +45,7 @@ def made(model: str, budgets: list[int], folder: Path) -> Universal:
     if not (place / "universal.json").exists():
         tell = lambda stage, part: print(f"{stage} {part:.0%}", end="\r", flush=True)  # noqa: E731
         given = {"guided": rg.guide.cfg, "weights": FITTED, "condition": labels, "progress": tell}
-        universal(rg.load(model), budgets, **given, journal=folder / f"{model}.fit").save(place)
+        universal(load(model), budgets, **given, journal=folder / f"{model}.fit").save(place)
     return Universal.load(place)
 
 
@@ -63,7 +66,7 @@ def main() -> None:
     kept["fits"][given.model] = {"items": given.items, **fit.report}
     command = " ".join(["python", "benchmarks/universal.py", *sys.argv[1:]])
     for weight in given.weights:
-        guided, items = rg.guide.cfg(rg.load(given.model), weight=weight), range(FIRST, FIRST + given.items)
+        guided, items = rg.guide.cfg(load(given.model), weight=weight), range(FIRST, FIRST + given.items)
         condition = prepare_condition(guided, labels(given.items, 0), given.items)
         place = given.folder / f"{given.model}-{weight:g}-{given.items}.pt"
         if not place.exists():

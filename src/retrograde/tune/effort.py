@@ -80,7 +80,7 @@ _LONG: dict[str, Any] = {"even": 120, "memory": 8, "elements": (None, 0.3, 0.003
 
 EFFORTS = {
     "seconds": Effort(
-        fit=96,
+        fit=64,
         validation=24,
         held_out=24,
         search=40,
@@ -90,7 +90,7 @@ EFFORTS = {
         candidates=24,
         moments=192,
         contest=QUICK_RECIPES,
-        elements=(None, 0.05),
+        elements=(0.05,),
         teacher="unipc_3",
         firsts=8,
         gate=1.5,
