@@ -158,3 +158,12 @@ def test_the_quick_preset_costs_what_thirty_seconds_allow(corners):
     report = rg.tune(corners, 5, condition=lambda n, seed: [i % 2 for i in range(n)]).report
     assert report["evaluations"] <= 13_000, report["evaluations_by_part"]
     assert report["evaluations_by_part"]["published solvers"] <= 2_000
+
+
+def test_the_reference_is_finer_for_a_plan_of_many_evaluations(corners):
+    """With the levels of the preset alone, 8 of them, the reference would be farther from the flow than the plan."""
+    effort = dataclasses.replace(TINY, levels=8)
+    few, many = (rg.tune(corners, nfe, effort=effort, compare=False) for nfe in (2, 8))
+    assert few.report["evaluations_by_part"]["reference"] < many.report["evaluations_by_part"]["reference"]
+    assert many.provenance["effort"]["levels"] == 24
+    assert many.report["reference_error"] < 0.5 * few.report["reference_error"]

@@ -41,6 +41,10 @@ MOMENTS_NFE = 6
 SEEN = 4
 """Predictions that a correction sees."""
 
+EACH = 3
+"""Levels of the reference for each evaluation of the plan, at least: a coarser one would limit the fit. With 28 levels a fit
+of 16 evaluations was three times as far from the flow as with 40."""
+
 
 def tune(
     denoiser: AbstractDenoiser,
@@ -96,6 +100,7 @@ def tune(
         if effort not in EFFORTS:
             raise UnknownName("effort", effort, EFFORTS)
         effort = EFFORTS[effort]
+    effort = dataclasses.replace(effort, levels=max(effort.levels, EACH * nfe))
     for bands in effort.bands:
         cosines(tuple(denoiser.shape), bands)  # refuses what has none before any work
     tell = progress or _silent
