@@ -165,5 +165,5 @@ def test_the_reference_is_finer_for_a_plan_of_many_evaluations(corners):
     effort = dataclasses.replace(TINY, levels=8)
     few, many = (rg.tune(corners, nfe, effort=effort, compare=False) for nfe in (2, 8))
     assert few.report["evaluations_by_part"]["reference"] < many.report["evaluations_by_part"]["reference"]
-    assert many.provenance["effort"]["levels"] == 24
+    assert many.provenance["effort"]["levels"] == 32
     assert many.report["reference_error"] < 0.5 * few.report["reference_error"]

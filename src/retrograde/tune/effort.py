@@ -15,7 +15,7 @@ class Effort:
     Attributes:
         fit, validation, held_out: numbers of trajectories.
         search: how many of the fitting trajectories the search for levels uses.
-        levels: levels of the reference, among which the plan's are chosen; three for each evaluation if that is more.
+        levels: levels of the reference, among which the plan's are chosen; four for each evaluation if that is more.
         starts: random starts of the surrogate search, and how many of its results are refined on policy.
         refined: see `starts`.
         candidates: at most so many sets of levels are fitted on policy for each refined one.

@@ -43,6 +43,9 @@ SHARED = Effort(
 )
 """What a universal fit does at each guidance weight: what `tune` does in seconds, more items and fewer trials of levels."""
 
+LEAST = 3
+"""Levels of the reference for each evaluation of the largest budget, at least."""
+
 _INDEX = "universal.json"
 
 
@@ -154,7 +157,7 @@ def universal(
         condition, seed, progress, device, journal: as in `tune`.
 
     Raises:
-        BadValue: no weight or no budget, one below 1 or above the levels of the reference.
+        BadValue: no weight or no budget, or one below 1.
         BadType: no denoiser, or one of an anchored path.
 
     Reference: the closed form is that of `tune`. That one fit per guidance weight and budget is a burden is said of bespoke
@@ -165,8 +168,9 @@ def universal(
     at = tuple(sorted(set(map(float, weights)))) if guided is not None else (1.0,)
     if not at:
         raise BadValue("weights=()", "one guidance weight or more", "weights=(1.0, 2.0, 4.0, 8.0)")
-    if not wanted or wanted[0] < 1 or wanted[-1] > effort.levels:
-        raise BadValue(f"budgets={wanted}", f"whole numbers from 1 to {effort.levels}", "budgets=range(3, 17)")
+    if not wanted or wanted[0] < 1:
+        raise BadValue(f"budgets={wanted}", "whole numbers, 1 or more", "budgets=range(3, 17)")
+    effort = dataclasses.replace(effort, levels=max(effort.levels, LEAST * wanted[-1]))
     parts = []
     for j, weight in enumerate(at):
         tell("guidance weights", j / len(at))
