@@ -11,33 +11,30 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from retrograde.denoisers.denoiser import NOTHING, AbstractDenoiser
+from retrograde.denoisers.denoiser import NOTHING
 from retrograde.denoisers.prediction import Prediction
+from retrograde.denoisers.transform import Transform
 
 MOST = 128
 """Predictions kept: more than the rows between two runs on one grid in a race of recipes."""
 
 
 @final
-class Remembering(AbstractDenoiser):
+@dataclasses.dataclass(frozen=True, eq=False)
+class Remembering(Transform):
     """Answers a question it was asked before without the network, and counts the items of all others in `asked`.
 
     Solvers on one grid begin alike: all with the same noise at the same level, most of them with the same first step.
     What hangs on knobs, and what is asked at a time for each item, goes to the network.
     """
 
-    def __init__(self, inner: AbstractDenoiser) -> None:
-        self.inner = inner
-        self.asked = 0
-        self._kept: OrderedDict[tuple[Any, ...], Prediction] = OrderedDict()
-        for field in ("path", "shape", "predicts", "conditions", "consumes", "name", "reads", "codec", "shared"):
-            setattr(self, field, getattr(inner, field))
+    kept: OrderedDict[tuple[Any, ...], Prediction] = dataclasses.field(default_factory=OrderedDict)
+    calls: list[int] = dataclasses.field(default_factory=list)
 
-    def network_time(self, t: float) -> float:
-        return self.inner.network_time(t)
-
-    def snap(self, t: float) -> float:
-        return self.inner.snap(t)
+    @property
+    def asked(self) -> int:
+        """How many items the network was asked for."""
+        return sum(self.calls)
 
     def predict(
         self,
@@ -50,16 +47,16 @@ class Remembering(AbstractDenoiser):
         if knobs or isinstance(t, Tensor):
             return self._ask(x_t, t, condition, knobs, network_time)
         key = t, network_time, digest(x_t), *((name, digest(value)) for name, value in sorted(condition.items()))
-        if key in self._kept:
-            self._kept.move_to_end(key)
-            return dataclasses.replace(self._kept[key], x_t=x_t, evaluations={})
-        self._kept[key] = made = self._ask(x_t, t, condition, knobs, network_time)
-        if len(self._kept) > MOST:
-            self._kept.popitem(last=False)
+        if key in self.kept:
+            self.kept.move_to_end(key)
+            return dataclasses.replace(self.kept[key], x_t=x_t, evaluations={})
+        self.kept[key] = made = self._ask(x_t, t, condition, knobs, network_time)
+        if len(self.kept) > MOST:
+            self.kept.popitem(last=False)
         return made
 
     def _ask(self, x_t: Tensor, *given: Any) -> Prediction:
-        self.asked += len(x_t)
+        self.calls.append(len(x_t))
         return self.inner.predict(x_t, *given)
 
 
