@@ -73,6 +73,8 @@ def test_beside_a_perceptron_images_get_dense_layers():
     assert correction_of(den.shape, 5, **form).multiplications <= budget
     assert correction_of(den.shape, 5, 96, dense=True).multiplications > budget
     assert correction_of(den.shape, 5, 8).multiplications > budget
+    assert correction_of(den.shape, 5, 8).multiplications < 0.5 * multiplications(den, {})
+    assert affordable(den, 4, 0.5, {}) == {"width": 256, "dense": True}, "narrow convolutions would be cheap enough too"
 
 
 def test_dense_layers_learn_what_convolutions_cannot_see():

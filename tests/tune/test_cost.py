@@ -90,6 +90,8 @@ def test_only_an_equal_question_is_remembered(corners, asked):
     den.predict(x, torch.full((4,), 0.5), told)
     den.predict(x, torch.full((4,), 0.5), told)
     assert den.asked == 4 * (1 + 3 + 2)
+    den.predict(x, 0.5, told, {"weight": 2.0})
+    assert den.asked == 4 * (1 + 3 + 2 + 1), "a knob may change the answer"
 
 
 def test_a_race_of_some_solvers_has_no_others(corners):
